@@ -1,0 +1,77 @@
+namespace Qwen.Cpu;
+
+/// <summary>How the elements of a weight matrix are stored. The quantized types are those of GGUF (ggml's block layouts).</summary>
+public enum WeightType : byte
+{
+    /// <summary>IEEE binary32.</summary>
+    F32,
+
+    /// <summary>IEEE binary16.</summary>
+    F16,
+
+    /// <summary>The upper half of a binary32.</summary>
+    BF16,
+
+    /// <summary>Blocks of 32: F16 scale, 4-bit codes less 8.</summary>
+    Q4_0,
+
+    /// <summary>Blocks of 32: F16 scale and minimum, 4-bit codes.</summary>
+    Q4_1,
+
+    /// <summary>Blocks of 32: F16 scale, 5-bit codes less 16.</summary>
+    Q5_0,
+
+    /// <summary>Blocks of 32: F16 scale and minimum, 5-bit codes.</summary>
+    Q5_1,
+
+    /// <summary>Blocks of 32: F16 scale, 8-bit codes.</summary>
+    Q8_0,
+
+    /// <summary>Super-blocks of 256: 16 sub-blocks with 4-bit scales and minima, 2-bit codes.</summary>
+    Q2_K,
+
+    /// <summary>Super-blocks of 256: 16 sub-blocks with 6-bit scales, 3-bit codes.</summary>
+    Q3_K,
+
+    /// <summary>Super-blocks of 256: 8 sub-blocks with 6-bit scales and minima, 4-bit codes.</summary>
+    Q4_K,
+
+    /// <summary>Super-blocks of 256: 8 sub-blocks with 6-bit scales and minima, 5-bit codes.</summary>
+    Q5_K,
+
+    /// <summary>Super-blocks of 256: 16 sub-blocks with 8-bit scales, 6-bit codes.</summary>
+    Q6_K,
+
+    /// <summary>Super-blocks of 256: F32 scale, 8-bit codes, sums per 16.</summary>
+    Q8_K,
+
+    /// <summary>Blocks of 32: F16 scale, 4-bit indices into a table of 16 levels.</summary>
+    IQ4_NL,
+
+    /// <summary>Super-blocks of 256: 8 sub-blocks with 6-bit scales, 4-bit indices into the table of IQ4_NL.</summary>
+    IQ4_XS,
+}
+
+/// <summary>A row-major matrix [Rows, Columns] of weights where it lies: usually the mapped bytes of a model file.</summary>
+/// <param name="type">Storage of the elements.</param>
+/// <param name="rows">Output features.</param>
+/// <param name="columns">Input features; a multiple of the type's block.</param>
+/// <param name="data">First byte of row 0; rows follow each other without gaps. No alignment is asked for.</param>
+/// <param name="rowBytes">Bytes of a row.</param>
+public readonly unsafe struct WeightMatrix(WeightType type, int rows, int columns, byte* data, long rowBytes)
+{
+    /// <summary>Storage of the elements.</summary>
+    public readonly WeightType Type = type;
+
+    /// <summary>Output features.</summary>
+    public readonly int Rows = rows;
+
+    /// <summary>Input features.</summary>
+    public readonly int Columns = columns;
+
+    /// <summary>First byte of row 0.</summary>
+    public readonly byte* Data = data;
+
+    /// <summary>Bytes of a row.</summary>
+    public readonly long RowBytes = rowBytes;
+}
