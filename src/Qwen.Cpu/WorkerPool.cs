@@ -26,7 +26,7 @@ public sealed unsafe class WorkerPool : IDisposable
     private const int SpinsBeforePark = 2000; // about 20 to 50 microseconds of PAUSE: longer than the gap between two ops of a step.
 
     private readonly Thread[] _helpers;
-    private readonly SemaphoreSlim _wake = new(0);
+    private readonly object _gate = new(); // parked helpers wait on it
     private void* _job;
     private delegate*<void*, int, int, int, void> _execute;
     private int _count;
@@ -80,9 +80,8 @@ public sealed unsafe class WorkerPool : IDisposable
         _next.Value = 0;
         Volatile.Write(ref _running.Value, _helpers.Length);
         Interlocked.Increment(ref _generation);
-        int parked = Volatile.Read(ref _parked.Value);
-        if (parked > 0)
-            _wake.Release(parked);
+        if (Volatile.Read(ref _parked.Value) > 0)
+            WakeParked();
 
         Work(0);
         SpinWait spin = default;
@@ -96,10 +95,9 @@ public sealed unsafe class WorkerPool : IDisposable
         if (_stopping)
             return;
         _stopping = true;
-        _wake.Release(_helpers.Length);
+        WakeParked();
         foreach (Thread helper in _helpers)
             helper.Join();
-        _wake.Dispose();
     }
 
     private static void Invoke<TJob>(void* job, int from, int to, int worker)
@@ -146,16 +144,24 @@ public sealed unsafe class WorkerPool : IDisposable
             Thread.SpinWait(8);
         }
 
-        // Announce, look again, then sleep: a job published in between is seen here or wakes us. A wake-up left over from that race
-        // costs one idle round.
+        // The generation changes before the count of the parked is read, and is looked at under the lock after it was raised:
+        // either this helper sees the new job, or the caller sees this helper and pulses.
         Interlocked.Increment(ref _parked.Value);
-        while (!_stopping && Volatile.Read(ref _generation) == seen)
-            _wake.Wait();
+        lock (_gate)
+        {
+            while (!_stopping && Volatile.Read(ref _generation) == seen)
+                Monitor.Wait(_gate);
+        }
+
         Interlocked.Decrement(ref _parked.Value);
-        if (_stopping)
-            return false;
         seen++;
-        return true;
+        return !_stopping;
+    }
+
+    private void WakeParked()
+    {
+        lock (_gate)
+            Monitor.PulseAll(_gate);
     }
 
     /// <summary>A counter alone on its cache lines, so that threads that spin on one do not slow writers of another.</summary>

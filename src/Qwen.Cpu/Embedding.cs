@@ -1,0 +1,30 @@
+namespace Qwen.Cpu;
+
+/// <summary>Rows of a matrix as F32: the embedding look-up.</summary>
+public static unsafe class Embedding
+{
+    /// <summary>destination[k] = W[row, k], exactly as the type defines it.</summary>
+    /// <param name="w">The table.</param>
+    /// <param name="row">Inside it.</param>
+    /// <param name="destination">[Columns].</param>
+    public static void Row(in WeightMatrix w, int row, float* destination)
+    {
+        ArgumentOutOfRangeException.ThrowIfGreaterThanOrEqual((uint)row, (uint)w.Rows, nameof(row));
+        byte* source = w.Data + (row * w.RowBytes);
+        switch (w.Type)
+        {
+            case WeightType.F32:
+                IFloatFormat.Widen<F32>(source, destination, w.Columns);
+                break;
+            case WeightType.F16:
+                IFloatFormat.Widen<F16>(source, destination, w.Columns);
+                break;
+            case WeightType.BF16:
+                IFloatFormat.Widen<BF16>(source, destination, w.Columns);
+                break;
+            default:
+                IntegerRows.DequantizeRow(w, row, destination);
+                break;
+        }
+    }
+}
