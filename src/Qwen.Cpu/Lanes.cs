@@ -20,6 +20,8 @@ internal unsafe interface ILanes<TSelf>
 
     static abstract TSelf BroadcastBits(int value);
 
+    static abstract float First(TSelf value);
+
     static abstract TSelf Load(float* source);
 
     static abstract void Store(TSelf value, float* target);

@@ -20,6 +20,8 @@ internal readonly unsafe struct Lanes128(Vector128<float> a, Vector128<float> b,
 
     public static Lanes128 BroadcastBits(int value) => Broadcast(BitConverter.Int32BitsToSingle(value));
 
+    public static float First(Lanes128 value) => value._a.ToScalar();
+
     public static Lanes128 Load(float* source) =>
         new(Vector128.Load(source), Vector128.Load(source + 4), Vector128.Load(source + 8), Vector128.Load(source + 12));
 

@@ -21,6 +21,8 @@ internal readonly unsafe struct Lanes256(Vector256<float> a, Vector256<float> b)
 
     public static Lanes256 BroadcastBits(int value) => Broadcast(BitConverter.Int32BitsToSingle(value));
 
+    public static float First(Lanes256 value) => value._a.ToScalar();
+
     public static Lanes256 Load(float* source) => new(Vector256.Load(source), Vector256.Load(source + 8));
 
     public static void Store(Lanes256 value, float* target)

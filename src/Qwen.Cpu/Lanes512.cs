@@ -17,6 +17,8 @@ internal readonly unsafe struct Lanes512(Vector512<float> lanes) : ILanes<Lanes5
 
     public static Lanes512 BroadcastBits(int value) => Bits(Vector512.Create(value));
 
+    public static float First(Lanes512 value) => value._v.ToScalar();
+
     public static Lanes512 Load(float* source) => new(Vector512.Load(source));
 
     public static void Store(Lanes512 value, float* target) => value._v.Store(target);

@@ -25,4 +25,18 @@ internal static class Canonical
         return Fold16(lanes);
     }
 
+
+    /// <summary>e^x: range reduction, a polynomial by Horner's rule, two powers of two.</summary>
+    public static float Exp(float x)
+    {
+        float clamped = x < -104f ? -104f : x > 89f ? 89f : x;
+        float shifted = MathF.FusedMultiplyAdd(clamped, 1.44269504f, 12582912f);
+        float n = shifted - 12582912f;
+        float r = MathF.FusedMultiplyAdd(n, 2.12194440e-4f, MathF.FusedMultiplyAdd(n, -0.693359375f, clamped));
+        float p = 1.9875691500e-4f;
+        foreach (float c in (ReadOnlySpan<float>)[1.3981999507e-3f, 8.3334519073e-3f, 4.1665795894e-2f, 1.6666665459e-1f, 5.0000001201e-1f, 1f, 1f])
+            p = MathF.FusedMultiplyAdd(p, r, c);
+        int exponent = (int)n, half = exponent >> 1;
+        return p * MathF.ScaleB(1f, half) * MathF.ScaleB(1f, exponent - half);
+    }
 }
