@@ -94,7 +94,7 @@ internal static unsafe class FloatTile
         byte* w1 = w0 + (Math.Min(1, w.Count - 1) * w.Stride);
         byte* w2 = w0 + (Math.Min(2, w.Count - 1) * w.Stride);
         byte* w3 = w0 + (Math.Min(3, w.Count - 1) * w.Stride);
-        Sums<TLanes> s = (part & TilePart.First) != 0 ? default : Sums<TLanes>.Load(sums);
+        FourLanes<TLanes> s = (part & TilePart.First) != 0 ? default : FourLanes<TLanes>.Load(sums);
         for (nint k = 0; k < width; k += 16)
         {
             nint b = k * TElement.Bytes;
@@ -125,15 +125,15 @@ internal static unsafe class FloatTile
         float* x3 = x0 + (Math.Min(3, x.Count - 1) * x.Stride);
         float* x4 = x0 + (Math.Min(4, x.Count - 1) * x.Stride);
         float* x5 = x0 + (Math.Min(5, x.Count - 1) * x.Stride);
-        Sums<TLanes> s0 = default, s1 = default, s2 = default, s3 = default, s4 = default, s5 = default;
+        FourLanes<TLanes> s0 = default, s1 = default, s2 = default, s3 = default, s4 = default, s5 = default;
         if ((part & TilePart.First) == 0)
         {
-            s0 = Sums<TLanes>.Load(sums);
-            s1 = Sums<TLanes>.Load(sums + 64);
-            s2 = Sums<TLanes>.Load(sums + 128);
-            s3 = Sums<TLanes>.Load(sums + 192);
-            s4 = Sums<TLanes>.Load(sums + 256);
-            s5 = Sums<TLanes>.Load(sums + 320);
+            s0 = FourLanes<TLanes>.Load(sums);
+            s1 = FourLanes<TLanes>.Load(sums + 64);
+            s2 = FourLanes<TLanes>.Load(sums + 128);
+            s3 = FourLanes<TLanes>.Load(sums + 192);
+            s4 = FourLanes<TLanes>.Load(sums + 256);
+            s5 = FourLanes<TLanes>.Load(sums + 320);
         }
 
         for (nint k = 0; k < width; k += 16)
@@ -193,42 +193,5 @@ internal static unsafe class FloatTile
             Sse.Prefetch1(next + 128);
             Sse.Prefetch1(next + 192);
         }
-    }
-
-    /// <summary>Sixteen-lane sums of four rows with one vector.</summary>
-    private struct Sums<TLanes>
-        where TLanes : unmanaged, ILanes<TLanes>
-    {
-        private TLanes _r0, _r1, _r2, _r3;
-
-        [MethodImpl(MethodImplOptions.AggressiveInlining)]
-        public static Sums<TLanes> Load(float* sums) => new()
-        {
-            _r0 = TLanes.Load(sums),
-            _r1 = TLanes.Load(sums + 16),
-            _r2 = TLanes.Load(sums + 32),
-            _r3 = TLanes.Load(sums + 48),
-        };
-
-        [MethodImpl(MethodImplOptions.AggressiveInlining)]
-        public readonly void Store(float* sums)
-        {
-            TLanes.Store(_r0, sums);
-            TLanes.Store(_r1, sums + 16);
-            TLanes.Store(_r2, sums + 32);
-            TLanes.Store(_r3, sums + 48);
-        }
-
-        [MethodImpl(MethodImplOptions.AggressiveInlining)]
-        public void MultiplyAdd(TLanes w0, TLanes w1, TLanes w2, TLanes w3, TLanes x)
-        {
-            _r0 = TLanes.MultiplyAdd(w0, x, _r0);
-            _r1 = TLanes.MultiplyAdd(w1, x, _r1);
-            _r2 = TLanes.MultiplyAdd(w2, x, _r2);
-            _r3 = TLanes.MultiplyAdd(w3, x, _r3);
-        }
-
-        [MethodImpl(MethodImplOptions.AggressiveInlining)]
-        public readonly Vector128<float> Fold() => TLanes.Fold(_r0, _r1, _r2, _r3);
     }
 }
