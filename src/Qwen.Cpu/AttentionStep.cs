@@ -69,8 +69,8 @@ internal readonly unsafe struct AttentionStep(
         float* scratch = workers + (worker * workerLength);
         if (plan.SplitSpans != 0)
             Tile(s, 0, kvHead).RunSpan<TLanes, TElement>(plan.FirstSpan + part, q, qStride, Partial(s, kvHead, part), scratch);
-        else
-            Tile(s, part, kvHead).Run<TLanes, TElement>(q, qStride, output, outputStride, scratch);
+        else // The last tiles see the longest context: they go first.
+            Tile(s, Tiles(s) - 1 - part, kvHead).Run<TLanes, TElement>(q, qStride, output, outputStride, scratch);
     }
 
     /// <summary>The partial states of a split sequence and head, merged in order, to the output.</summary>

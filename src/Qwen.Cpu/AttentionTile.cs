@@ -27,6 +27,8 @@ internal readonly unsafe struct AttentionTile(
 
     private int Width => shape.Width;
 
+    private int HeadDim => layer.HeadDim;
+
     /// <summary>The positions that any row wants.</summary>
     private PositionRange Positions => new(shape.WindowStart(FirstPosition), FirstPosition + tokens);
 
@@ -132,7 +134,7 @@ internal readonly unsafe struct AttentionTile(
         FloatVectors queries = new(memory.Queries, layer.HeadDim, Rows);
         while (from < to)
         {
-            byte* keys = layer.Keys + Locate<TElement>(from, to, out int count);
+            byte* keys = layer.Keys + Locate(from, to, out int count);
             FloatOutput scores = new(memory.Scores + (from - chunk), Chunk, accumulate: false);
             FloatRows.Multiply<TLanes, TElement>(new(keys, keyBytes, count), queries, layer.HeadDim, scores, memory.FloatRows);
             from += count;
@@ -184,7 +186,7 @@ internal readonly unsafe struct AttentionTile(
         long valueBytes = (long)layer.HeadDim * TElement.Bytes;
         for (int position = from; position < to;)
         {
-            byte* values = layer.Values + Locate<TElement>(position, to, out int count);
+            byte* values = layer.Values + Locate(position, to, out int count);
             if (direct)
             {
                 int first = position - chunk;
@@ -208,12 +210,11 @@ internal readonly unsafe struct AttentionTile(
     }
 
     /// <summary>Bytes from the start of the keys, or of the values, to a position; and how many positions follow in its block, up to a limit.</summary>
-    private long Locate<TElement>(int position, int limit, out int count)
-        where TElement : struct, IFloatElement
+    private long Locate(int position, int limit, out int count)
     {
         (int block, int offset) = Math.DivRem(position, layer.BlockSize);
         count = Math.Min(layer.BlockSize - offset, limit - position);
-        return layer.Offset(sequence.Blocks[block], kvHead, offset) * TElement.Bytes;
+        return layer.Offset(sequence.Blocks[block], kvHead, offset);
     }
 
     /// <summary>A worker's scratch, cut up for a tile.</summary>
@@ -242,8 +243,6 @@ internal readonly unsafe struct AttentionTile(
             FloatRows = (byte*)(Queries + ((((long)rows * tile.HeadDim) + 15) / 16 * 16));
         }
     }
-
-    private int HeadDim => layer.HeadDim;
 }
 
 /// <summary>What all tiles of a step share.</summary>

@@ -13,38 +13,74 @@ public enum KvType : byte
     F32,
 }
 
-/// <summary>The paged keys and values of one layer: for each of both, [block][kvHead][position in block][headDim].</summary>
+/// <summary>The paged keys and values of one layer: for each of both, [block][head][slot in block][headDim].</summary>
 /// <remarks>So the keys of a block and head are a small row-major matrix, which the float kernels read as it lies.</remarks>
-/// <param name="keys">First byte of block 0's keys.</param>
-/// <param name="values">First byte of block 0's values.</param>
-/// <param name="type">Storage of the elements.</param>
-/// <param name="blockSize">Positions of a block.</param>
-/// <param name="heads">Key-value heads.</param>
-/// <param name="headDim">Elements of a head: a multiple of 8, at most 256.</param>
-public readonly unsafe struct KvLayer(byte* keys, byte* values, KvType type, int blockSize, int heads, int headDim)
+public readonly unsafe struct KvLayer
 {
     /// <summary>First byte of block 0's keys.</summary>
-    public readonly byte* Keys = keys;
+    public byte* Keys { get; init; }
 
     /// <summary>First byte of block 0's values.</summary>
-    public readonly byte* Values = values;
+    public byte* Values { get; init; }
 
     /// <summary>Storage of the elements.</summary>
-    public readonly KvType Type = type;
+    public KvType Type { get; init; }
 
     /// <summary>Positions of a block.</summary>
-    public readonly int BlockSize = blockSize;
+    public int BlockSize { get; init; }
 
     /// <summary>Key-value heads.</summary>
-    public readonly int Heads = heads;
+    public int Heads { get; init; }
 
-    /// <summary>Elements of a head.</summary>
-    public readonly int HeadDim = headDim;
+    /// <summary>Elements of a head: a multiple of 8, at most 256.</summary>
+    public int HeadDim { get; init; }
 
-    /// <summary>Bytes of the keys, and again of the values, of one block of such a layer.</summary>
-    public static long BlockBytes(KvType type, int blockSize, int heads, int headDim) =>
-        (long)blockSize * heads * headDim * (type == KvType.F32 ? sizeof(float) : sizeof(short));
+    /// <summary>Bytes of an element.</summary>
+    public static int ElementBytes(KvType type) => type == KvType.F32 ? sizeof(float) : sizeof(short);
 
-    /// <summary>Elements from the start of the keys (or values) to those of a head at a position of a block.</summary>
-    internal long Offset(int block, int head, int position) => (((((long)block * Heads) + head) * BlockSize) + position) * HeadDim;
+    /// <summary>Stores a token's keys and values, rounded to the cache's type.</summary>
+    /// <param name="keys">[heads, headDim].</param>
+    /// <param name="values">[heads, headDim].</param>
+    /// <param name="slot">block * BlockSize + slot in the block.</param>
+    public void Write(float* keys, float* values, int slot)
+    {
+        if (Lanes512.IsSupported)
+            Write<Lanes512>(keys, values, slot);
+        else if (Lanes256.IsSupported)
+            Write<Lanes256>(keys, values, slot);
+        else
+            Write<Lanes128>(keys, values, slot);
+    }
+
+    internal void Write<TLanes>(float* keys, float* values, int slot)
+        where TLanes : unmanaged, ILanes<TLanes>
+    {
+        (int block, int position) = Math.DivRem(slot, BlockSize);
+        for (int h = 0; h < Heads; h++)
+        {
+            long offset = Offset(block, h, position);
+            Narrow<TLanes>(keys + (h * HeadDim), Keys + offset);
+            Narrow<TLanes>(values + (h * HeadDim), Values + offset);
+        }
+    }
+
+    /// <summary>Bytes from the first key (or value) to that of a head at a slot of a block.</summary>
+    internal long Offset(int block, int head, int slot) => (((((long)block * Heads) + head) * BlockSize) + slot) * HeadDim * ElementBytes(Type);
+
+    private void Narrow<TLanes>(float* row, byte* target)
+        where TLanes : unmanaged, ILanes<TLanes>
+    {
+        switch (Type)
+        {
+            case KvType.F16:
+                FloatElements.Narrow<TLanes, F16Element>(row, target, HeadDim);
+                break;
+            case KvType.BF16:
+                FloatElements.Narrow<TLanes, BF16Element>(row, target, HeadDim);
+                break;
+            default:
+                FloatElements.Narrow<TLanes, F32Element>(row, target, HeadDim);
+                break;
+        }
+    }
 }

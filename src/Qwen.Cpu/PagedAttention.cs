@@ -3,23 +3,19 @@ using System.Diagnostics;
 namespace Qwen.Cpu;
 
 /// <summary>The tokens that a sequence has in a step: rows [FirstToken, FirstToken + Tokens) of q, at consecutive positions.</summary>
-/// <param name="firstToken">Row of q and of the output of its first token.</param>
-/// <param name="tokens">Tokens: 1 when decoding, a chunk of the prompt in prefill.</param>
-/// <param name="firstPosition">Position of its first token. The cache already holds keys and values up to the last token's position.</param>
-/// <param name="blocks">The sequence's block table: block number of positions [i * BlockSize, (i + 1) * BlockSize).</param>
-public readonly unsafe struct AttentionSequence(int firstToken, int tokens, int firstPosition, int* blocks)
+public readonly unsafe struct AttentionSequence
 {
-    /// <summary>Row of its first token.</summary>
-    public readonly int FirstToken = firstToken;
+    /// <summary>Row of q, and of the output, of its first token.</summary>
+    public int FirstToken { get; init; }
 
-    /// <summary>Tokens in this step.</summary>
-    public readonly int Tokens = tokens;
+    /// <summary>Tokens in this step: 1 when decoding, a chunk of the prompt in prefill.</summary>
+    public int Tokens { get; init; }
 
-    /// <summary>Position of its first token.</summary>
-    public readonly int FirstPosition = firstPosition;
+    /// <summary>Position of its first token. The cache already holds keys and values up to the last token's position.</summary>
+    public int FirstPosition { get; init; }
 
-    /// <summary>Block table.</summary>
-    public readonly int* Blocks = blocks;
+    /// <summary>Block table: the block of positions [i * BlockSize, (i + 1) * BlockSize).</summary>
+    public int* Blocks { get; init; }
 }
 
 /// <summary>Causal grouped-query attention over the paged cache, for decode and prefill in one batch.</summary>
@@ -33,8 +29,8 @@ public static unsafe class PagedAttention
     /// <summary>With this many tiles per thread, the last to finish keeps nobody waiting for long, and no tile is split.</summary>
     private const int TilesPerThread = 4;
 
-    /// <summary>The most scratch that split tiles are granted; without room, a tile is simply not split.</summary>
-    private const long MaxPartialBytes = 64 << 20;
+    /// <summary>Scratch that split tiles share: 64 heads of 128 elements at a context of 240,000. Without room a tile is not split.</summary>
+    private const long PartialBytes = 16 << 20;
 
     /// <summary>Bytes of scratch for <see cref="Run"/>, 64-byte aligned.</summary>
     /// <param name="threads">Threads of the pool.</param>
@@ -42,23 +38,16 @@ public static unsafe class PagedAttention
     /// <param name="queryHeads">Query heads.</param>
     /// <param name="kvHeads">Key-value heads.</param>
     /// <param name="headDim">Elements of a head.</param>
-    /// <param name="positions">Longest context.</param>
-    public static long ScratchBytes(int threads, int sequences, int queryHeads, int kvHeads, int headDim, int positions)
+    public static long ScratchBytes(int threads, int sequences, int queryHeads, int kvHeads, int headDim)
     {
-        int group = queryHeads / kvHeads, width = (headDim + 15) & ~15;
-        long spans = (positions / AttentionTile.Span) + 1;
-        long partials = spans * kvHeads * SoftmaxState.Length(group, width) * sizeof(float);
-        long split = Math.Min(sequences, ((long)TilesPerThread * threads / kvHeads) + 1);
-        return PlanBytes(sequences)
-            + (threads * AttentionTile.ScratchLength(group, headDim, width) * sizeof(float))
-            + Math.Min(MaxPartialBytes, checked(partials * split));
+        int group = queryHeads / kvHeads;
+        return PartialBytes + (threads * AttentionTile.ScratchLength(group, headDim, Width(headDim)) * sizeof(float)) + ((long)sequences * sizeof(AttentionPlan));
     }
 
     /// <summary>output[token, head] = softmax(scale * q[token, head] . K) V over the positions that causality and the window leave.</summary>
     /// <param name="pool">The threads.</param>
     /// <param name="layer">The cache of this layer.</param>
-    /// <param name="sequences">[count].</param>
-    /// <param name="count">Sequences.</param>
+    /// <param name="sequences">The sequences of the step.</param>
     /// <param name="q">[tokens, queryHeads, headDim], qStride elements from a token to the next.</param>
     /// <param name="qStride">Elements from a token of q to the next.</param>
     /// <param name="queryHeads">A multiple of the layer's key-value heads; neighbours share one.</param>
@@ -66,24 +55,24 @@ public static unsafe class PagedAttention
     /// <param name="slidingWindow">A token sees this many positions, itself included; 0 for all.</param>
     /// <param name="output">[tokens, queryHeads, headDim], outputStride elements from a token to the next.</param>
     /// <param name="outputStride">Elements from a token of the output to the next.</param>
-    /// <param name="scratch">64-byte aligned.</param>
-    /// <param name="scratchBytes">At least <see cref="ScratchBytes"/> for these sizes (with a context of 0 it runs too, but does not split).</param>
-    /// <exception cref="ArgumentException">The heads do not divide, the head dimension is no multiple of 8 up to 256, or scratch is too small.</exception>
+    /// <param name="scratch"><see cref="ScratchBytes"/>, 64-byte aligned.</param>
+    /// <exception cref="ArgumentException">The heads do not divide, or the head dimension is no multiple of 8 up to 256.</exception>
     public static void Run(
-        WorkerPool pool, in KvLayer layer, AttentionSequence* sequences, int count, float* q, long qStride, int queryHeads, float scale,
-        int slidingWindow, float* output, long outputStride, byte* scratch, long scratchBytes)
+        WorkerPool pool, in KvLayer layer, ReadOnlySpan<AttentionSequence> sequences, float* q, long qStride, int queryHeads, float scale,
+        int slidingWindow, float* output, long outputStride, byte* scratch)
     {
         if (Lanes512.IsSupported)
-            Run<Lanes512>(pool, layer, sequences, count, q, qStride, queryHeads, scale, slidingWindow, output, outputStride, scratch, scratchBytes);
+            Run<Lanes512>(pool, layer, sequences, q, qStride, queryHeads, scale, slidingWindow, output, outputStride, scratch, PartialBytes);
         else if (Lanes256.IsSupported)
-            Run<Lanes256>(pool, layer, sequences, count, q, qStride, queryHeads, scale, slidingWindow, output, outputStride, scratch, scratchBytes);
+            Run<Lanes256>(pool, layer, sequences, q, qStride, queryHeads, scale, slidingWindow, output, outputStride, scratch, PartialBytes);
         else
-            Run<Lanes128>(pool, layer, sequences, count, q, qStride, queryHeads, scale, slidingWindow, output, outputStride, scratch, scratchBytes);
+            Run<Lanes128>(pool, layer, sequences, q, qStride, queryHeads, scale, slidingWindow, output, outputStride, scratch, PartialBytes);
     }
 
+    /// <summary>The same at one instruction-set level, with so much of the scratch for split tiles.</summary>
     internal static void Run<TLanes>(
-        WorkerPool pool, in KvLayer layer, AttentionSequence* sequences, int count, float* q, long qStride, int queryHeads, float scale,
-        int slidingWindow, float* output, long outputStride, byte* scratch, long scratchBytes)
+        WorkerPool pool, in KvLayer layer, ReadOnlySpan<AttentionSequence> sequences, float* q, long qStride, int queryHeads, float scale,
+        int slidingWindow, float* output, long outputStride, byte* scratch, long partialBytes)
         where TLanes : unmanaged, ILanes<TLanes>
     {
         ArgumentNullException.ThrowIfNull(pool);
@@ -92,35 +81,32 @@ public static unsafe class PagedAttention
         if (layer.HeadDim is <= 0 or > 256 || layer.HeadDim % 8 != 0)
             throw new ArgumentException($"A head dimension of {layer.HeadDim} is not a multiple of 8 up to 256.", nameof(layer));
 
-        int group = queryHeads / layer.Heads, width = (layer.HeadDim + 15) & ~15;
-        long workerLength = AttentionTile.ScratchLength(group, layer.HeadDim, width);
-        byte* workers = scratch + PlanBytes(count);
-        byte* partials = workers + (pool.Threads * workerLength * sizeof(float));
-        long partialBytes = scratchBytes - (partials - scratch);
-        if (partialBytes < 0)
-            throw new ArgumentException($"{scratchBytes} bytes of scratch are {-partialBytes} too few.", nameof(scratchBytes));
-
-        AttentionStep step = new(
-            layer, sequences, count, new(group, width, scale, slidingWindow), q, qStride, output, outputStride,
-            (AttentionPlan*)scratch, (float*)workers, workerLength, (float*)partials);
-        int items = step.Plan(TilesPerThread * pool.Threads, partialBytes / sizeof(float), out bool anySplit);
-        switch (layer.Type)
+        AttentionShape shape = new(queryHeads / layer.Heads, Width(layer.HeadDim), scale, slidingWindow);
+        long workerLength = AttentionTile.ScratchLength(shape.Group, layer.HeadDim, shape.Width);
+        float* partials = (float*)scratch, workers = (float*)(scratch + PartialBytes);
+        AttentionPlan* plans = (AttentionPlan*)(workers + (pool.Threads * workerLength));
+        fixed (AttentionSequence* first = sequences)
         {
-            case KvType.F16:
-                Run<TLanes, F16Element>(pool, step, items, anySplit);
-                break;
-            case KvType.BF16:
-                Run<TLanes, BF16Element>(pool, step, items, anySplit);
-                break;
-            case KvType.F32:
-                Run<TLanes, F32Element>(pool, step, items, anySplit);
-                break;
-            default:
-                throw new UnreachableException($"{layer.Type} is no cache type.");
+            AttentionStep step = new(layer, first, sequences.Length, shape, q, qStride, output, outputStride, plans, workers, workerLength, partials);
+            int items = step.Plan(pool.Threads == 1 ? 0 : TilesPerThread * pool.Threads, partialBytes / sizeof(float), out bool anySplit);
+            switch (layer.Type)
+            {
+                case KvType.F16:
+                    Run<TLanes, F16Element>(pool, step, items, anySplit);
+                    break;
+                case KvType.BF16:
+                    Run<TLanes, BF16Element>(pool, step, items, anySplit);
+                    break;
+                case KvType.F32:
+                    Run<TLanes, F32Element>(pool, step, items, anySplit);
+                    break;
+                default:
+                    throw new UnreachableException($"{layer.Type} is no cache type.");
+            }
         }
     }
 
-    private static long PlanBytes(int sequences) => (((long)sequences * sizeof(AttentionPlan)) + 63) & ~63L;
+    private static int Width(int headDim) => (headDim + 15) & ~15;
 
     private static void Run<TLanes, TElement>(WorkerPool pool, in AttentionStep step, int items, bool anySplit)
         where TLanes : unmanaged, ILanes<TLanes>

@@ -3,12 +3,13 @@ namespace Qwen.Cpu;
 /// <summary>Root-mean-square normalisation (Zhang and Sennrich, 2019) of rows.</summary>
 public static unsafe class RmsNorm
 {
-    /// <summary>y[r, i] = (x[r, i] * s) * weight[i], s = 1 / sqrt(mean of x[r, :]^2 + epsilon).</summary>
+    /// <summary>Normalises rows over all threads: y[r, i] = (x[r, i] * s) * weight[i], s = 1 / sqrt(mean of x[r, :]^2 + epsilon).</summary>
     /// <remarks>
     /// Canonical order, per row and in F32: lane l of sixteen sums the squares of i = l, l + 16, .. by fused multiply-add; the lanes fold;
     /// the sum is divided by the width, epsilon is added, then the root, its reciprocal, and the two products.
     /// </remarks>
-    /// <param name="x">[rows, width], xStride elements apart: tokens, or the heads of a token.</param>
+    /// <param name="pool">The threads.</param>
+    /// <param name="x">[rows, width], xStride elements apart: tokens.</param>
     /// <param name="xStride">Elements from a row of x to the next.</param>
     /// <param name="weight">[width].</param>
     /// <param name="epsilon">Keeps a row of zeros finite.</param>
@@ -16,24 +17,30 @@ public static unsafe class RmsNorm
     /// <param name="yStride">Elements from a row of y to the next.</param>
     /// <param name="rows">Rows.</param>
     /// <param name="width">Elements of a row.</param>
-    public static void Apply(float* x, long xStride, float* weight, float epsilon, float* y, long yStride, int rows, int width)
+    public static void Apply(WorkerPool pool, float* x, long xStride, float* weight, float epsilon, float* y, long yStride, int rows, int width)
+    {
+        ArgumentNullException.ThrowIfNull(pool);
+        RowsJob job = new(x, xStride, weight, epsilon, y, yStride, width);
+        pool.Run(ref job, rows, grain: 8);
+    }
+
+    /// <summary>Normalises one row, in the same way.</summary>
+    /// <param name="x">[width].</param>
+    /// <param name="weight">[width].</param>
+    /// <param name="epsilon">Keeps a row of zeros finite.</param>
+    /// <param name="y">[width]; may be x.</param>
+    /// <param name="width">Elements.</param>
+    public static void Row(float* x, float* weight, float epsilon, float* y, int width)
     {
         if (Lanes512.IsSupported)
-            Apply<Lanes512>(x, xStride, weight, epsilon, y, yStride, rows, width);
+            Row<Lanes512>(x, weight, epsilon, y, width);
         else if (Lanes256.IsSupported)
-            Apply<Lanes256>(x, xStride, weight, epsilon, y, yStride, rows, width);
+            Row<Lanes256>(x, weight, epsilon, y, width);
         else
-            Apply<Lanes128>(x, xStride, weight, epsilon, y, yStride, rows, width);
+            Row<Lanes128>(x, weight, epsilon, y, width);
     }
 
-    internal static void Apply<TLanes>(float* x, long xStride, float* weight, float epsilon, float* y, long yStride, int rows, int width)
-        where TLanes : unmanaged, ILanes<TLanes>
-    {
-        for (int r = 0; r < rows; r++)
-            Row<TLanes>(x + (r * xStride), weight, epsilon, y + (r * yStride), width);
-    }
-
-    private static void Row<TLanes>(float* x, float* weight, float epsilon, float* y, int width)
+    internal static void Row<TLanes>(float* x, float* weight, float epsilon, float* y, int width)
         where TLanes : unmanaged, ILanes<TLanes>
     {
         // The tail is loaded first, as no vector register, the running sum among them, survives a call.
@@ -55,5 +62,14 @@ public static unsafe class RmsNorm
             TLanes.Store((TLanes.Load(x + i) * scales) * TLanes.Load(weight + i), y + i);
         for (int i = whole; i < width; i++)
             y[i] = (x[i] * scale) * weight[i];
+    }
+
+    private readonly struct RowsJob(float* x, long xStride, float* weight, float epsilon, float* y, long yStride, int width) : IJob
+    {
+        public void Execute(int from, int to, int worker)
+        {
+            for (int r = from; r < to; r++)
+                Row(x + (r * xStride), weight, epsilon, y + (r * yStride), width);
+        }
     }
 }

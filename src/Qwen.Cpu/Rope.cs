@@ -24,37 +24,22 @@ public static unsafe class Rope
         }
     }
 
-    /// <summary>Rotates the first rotaryDim elements of every head in place: a, b = a cos - b sin, b cos + a sin; each operation rounds.</summary>
-    /// <param name="x">[tokens, heads, headDim]; heads follow each other, tokens are xStride elements apart.</param>
-    /// <param name="xStride">Elements from a token to the next.</param>
-    /// <param name="tokens">Tokens.</param>
-    /// <param name="heads">Heads of a token.</param>
-    /// <param name="headDim">Elements of a head.</param>
-    /// <param name="rotaryDim">Even, at most headDim; the elements beyond it stay.</param>
-    /// <param name="cos">[tokens, rotaryDim / 2].</param>
-    /// <param name="sin">[tokens, rotaryDim / 2].</param>
-    public static void Apply(float* x, long xStride, int tokens, int heads, int headDim, int rotaryDim, float* cos, float* sin)
+    /// <summary>Rotates a head in place: a, b = a cos - b sin, b cos + a sin; each operation rounds.</summary>
+    /// <param name="head">[rotaryDim], and more that stays as it is where only a part of the head is rotated.</param>
+    /// <param name="rotaryDim">Even.</param>
+    /// <param name="cos">[rotaryDim / 2], of the head's token.</param>
+    /// <param name="sin">[rotaryDim / 2], of the head's token.</param>
+    public static void Head(float* head, int rotaryDim, float* cos, float* sin)
     {
         if (Lanes512.IsSupported)
-            Apply<Lanes512>(x, xStride, tokens, heads, headDim, rotaryDim, cos, sin);
+            Head<Lanes512>(head, rotaryDim / 2, cos, sin);
         else if (Lanes256.IsSupported)
-            Apply<Lanes256>(x, xStride, tokens, heads, headDim, rotaryDim, cos, sin);
+            Head<Lanes256>(head, rotaryDim / 2, cos, sin);
         else
-            Apply<Lanes128>(x, xStride, tokens, heads, headDim, rotaryDim, cos, sin);
+            Head<Lanes128>(head, rotaryDim / 2, cos, sin);
     }
 
-    internal static void Apply<TLanes>(float* x, long xStride, int tokens, int heads, int headDim, int rotaryDim, float* cos, float* sin)
-        where TLanes : unmanaged, ILanes<TLanes>
-    {
-        int pairs = rotaryDim / 2;
-        for (int t = 0; t < tokens; t++)
-        {
-            for (int h = 0; h < heads; h++)
-                Rotate<TLanes>(x + (t * xStride) + (h * headDim), pairs, cos + ((long)t * pairs), sin + ((long)t * pairs));
-        }
-    }
-
-    private static void Rotate<TLanes>(float* head, int pairs, float* cos, float* sin)
+    internal static void Head<TLanes>(float* head, int pairs, float* cos, float* sin)
         where TLanes : unmanaged, ILanes<TLanes>
     {
         int i = 0;

@@ -27,7 +27,7 @@ public sealed unsafe class PagedAttentionTests
             (int First, int Tokens)[] batch = [(random.Next(600), 1), (random.Next(500), random.Next(2, 40)), (0, random.Next(1, 30))];
             int window = random.Next(3) == 0 ? random.Next(1, 300) : 0;
             float[] q = Cache.RandomFloats(batch.Sum(s => s.Tokens) * kvHeads * group * headDim, random);
-            float[] actual = cache.Attend(isa, q, batch, group, window, threads: random.Next(1, 4), scratchContext: random.Next(2) * 1000);
+            float[] actual = cache.Attend(isa, q, batch, group, window, threads: random.Next(1, 4), partialBytes: random.Next(2) * 100_000);
 
             int row = 0;
             for (int s = 0; s < batch.Length; s++)
@@ -62,14 +62,14 @@ public sealed unsafe class PagedAttentionTests
         Cache small = new(type, 16, Heads, HeadDim, 2, First + Tokens, random);
         Cache large = small.WithBlockSize(37, random);
         float[] q = Cache.RandomFloats(2 * Tokens * Heads * Group * HeadDim, random);
-        float[] whole = small.Attend(Isa.Avx512, q, [(First, Tokens), (First, Tokens)], Group, 0, threads: 1, scratchContext: 0);
-        Assert.Equal(whole, large.Attend(Isa.Avx512, q, [(First, Tokens), (First, Tokens)], Group, 0, threads: 3, scratchContext: 2000));
+        float[] whole = small.Attend(Isa.Avx512, q, [(First, Tokens), (First, Tokens)], Group, 0, threads: 1, partialBytes: 0);
+        Assert.Equal(whole, large.Attend(Isa.Avx512, q, [(First, Tokens), (First, Tokens)], Group, 0, threads: 3, partialBytes: 16 << 20));
 
         int width = Heads * Group * HeadDim;
         for (int t = 0; t < Tokens;)
         {
             int chunk = Math.Min(random.Next(3) == 0 ? 1 : random.Next(1, 120), Tokens - t);
-            float[] part = large.Attend(Isa.Avx512, q[(t * width)..((t + chunk) * width)], [(First + t, chunk)], Group, 0, threads: 2, scratchContext: 2000);
+            float[] part = large.Attend(Isa.Avx512, q[(t * width)..((t + chunk) * width)], [(First + t, chunk)], Group, 0, threads: 2, partialBytes: 16 << 20);
             Assert.True(whole.AsSpan(t * width, chunk * width).SequenceEqual(part), $"seed {seed}: tokens {t}..{t + chunk}");
             t += chunk;
         }
@@ -91,19 +91,13 @@ public sealed unsafe class PagedAttentionTests
     [Fact]
     public void Run_NamesWhatIsWrong()
     {
-        Cache cache = new(KvType.F16, 16, 2, 32, 1, 16, new Random(1));
-        ArgumentException heads = Assert.Throws<ArgumentException>(() => Run(cache.Layer(null, null), 3, 1 << 20));
+        using WorkerPool pool = new(1);
+        ArgumentException heads = Assert.Throws<ArgumentException>(() => Run(pool, new() { Heads = 2, HeadDim = 32 }));
         Assert.Contains("3 query heads", heads.Message, StringComparison.Ordinal);
-        ArgumentException dimension = Assert.Throws<ArgumentException>(() => Run(new(null, null, KvType.F16, 16, 2, 20), 2, 1 << 20));
+        ArgumentException dimension = Assert.Throws<ArgumentException>(() => Run(pool, new() { Heads = 3, HeadDim = 20 }));
         Assert.Contains("20", dimension.Message, StringComparison.Ordinal);
-        ArgumentException scratch = Assert.Throws<ArgumentException>(() => Run(cache.Layer(null, null), 2, 100));
-        Assert.Contains("100 bytes", scratch.Message, StringComparison.Ordinal);
 
-        static void Run(KvLayer layer, int queryHeads, long scratchBytes)
-        {
-            using WorkerPool pool = new(1);
-            PagedAttention.Run(pool, layer, null, 0, null, 0, queryHeads, 1f, 0, null, 0, null, scratchBytes);
-        }
+        static void Run(WorkerPool pool, KvLayer layer) => PagedAttention.Run(pool, layer, [], null, 0, queryHeads: 3, 1f, 0, null, 0, null);
     }
 
     [Fact]
@@ -113,7 +107,7 @@ public sealed unsafe class PagedAttentionTests
         Cache cache = new(KvType.F16, 16, 2, 64, 1, 2000, random);
         float[] q = Cache.RandomFloats(2 * 4 * 64, random);
         long allocated = 0;
-        cache.Attend(Isa.Avx512, q, [(1900, 1)], 4, 0, threads: 2, scratchContext: 2000, run =>
+        cache.Attend(Isa.Avx512, q, [(1900, 1)], 4, 0, threads: 2, partialBytes: 16 << 20, run =>
         {
             run();
             long before = GC.GetAllocatedBytesForCurrentThread();
@@ -155,7 +149,8 @@ public sealed unsafe class PagedAttentionTests
 
         public Cache WithBlockSize(int blockSize, Random random) => new(_type, blockSize, _heads, _headDim, _positions, random, _keys, _values);
 
-        public KvLayer Layer(byte* keys, byte* values) => new(keys, values, _type, BlockSize, _heads, _headDim);
+        public KvLayer Layer(byte* keys, byte* values) =>
+            new() { Keys = keys, Values = values, Type = _type, BlockSize = BlockSize, Heads = _heads, HeadDim = _headDim };
 
         public void Poison(int sequence, int fromPosition)
         {
@@ -164,19 +159,20 @@ public sealed unsafe class PagedAttentionTests
             _values[sequence].AsSpan(from).Fill(float.PositiveInfinity);
         }
 
-        /// <summary>Writes the cache with <see cref="KvStore"/>, then attends. Each sequence's tokens are (first position, count).</summary>
+        /// <summary>Writes the cache with <see cref="KvLayer.Write"/>, then attends. Each sequence's tokens are (first position, count).</summary>
         public float[] Attend(
-            Isa isa, float[] q, (int First, int Tokens)[] batch, int group, int window, int threads, int scratchContext, Action<Action>? repeat = null)
+            Isa isa, float[] q, (int First, int Tokens)[] batch, int group, int window, int threads, long partialBytes, Action<Action>? repeat = null)
         {
-            long bytes = KvLayer.BlockBytes(_type, BlockSize, _heads, _headDim) * _blocks.Sum(b => b.Length);
+            long bytes = (long)BlockSize * _heads * _headDim * KvLayer.ElementBytes(_type) * _blocks.Sum(b => b.Length);
             using GuardedMemory<byte> keys = new(bytes), values = new(bytes);
             KvLayer layer = Layer(keys.Pointer, values.Pointer);
             for (int s = 0; s < _keys.Length; s++)
             {
-                int[] slots = [.. Enumerable.Range(0, _positions).Select(p => (_blocks[s][p / BlockSize] * BlockSize) + (p % BlockSize))];
                 fixed (float* k = _keys[s], v = _values[s])
-                fixed (int* slot = slots)
-                    Write(isa, layer, k, v, slot);
+                {
+                    for (int p = 0; p < _positions; p++)
+                        Write(isa, layer, k + (p * _heads * _headDim), v + (p * _heads * _headDim), (_blocks[s][p / BlockSize] * BlockSize) + (p % BlockSize));
+                }
             }
 
             int queryHeads = _heads * group, width = queryHeads * _headDim;
@@ -184,8 +180,7 @@ public sealed unsafe class PagedAttentionTests
             int[] tables = [.. _blocks.SelectMany(b => b)];
             AttentionSequence[] sequences = new AttentionSequence[batch.Length];
             using WorkerPool pool = new(threads);
-            long scratchBytes = PagedAttention.ScratchBytes(threads, batch.Length, queryHeads, _heads, _headDim, scratchContext);
-            using NativeBuffer<byte> scratch = new(scratchBytes);
+            using NativeBuffer<byte> scratch = new(PagedAttention.ScratchBytes(threads, batch.Length, queryHeads, _heads, _headDim));
             scratch.Span.Fill(0xFF); // NaN, should anything be read before it is written.
             fixed (float* query = q, result = output)
             fixed (int* table = tables)
@@ -194,7 +189,7 @@ public sealed unsafe class PagedAttentionTests
                 int row = 0;
                 for (int s = 0; s < batch.Length; s++)
                 {
-                    sequence[s] = new(row, batch[s].Tokens, batch[s].First, table + (s * _blocks[0].Length));
+                    sequence[s] = new() { FirstToken = row, Tokens = batch[s].Tokens, FirstPosition = batch[s].First, Blocks = table + (s * _blocks[0].Length) };
                     row += batch[s].Tokens;
                 }
 
@@ -207,13 +202,13 @@ public sealed unsafe class PagedAttentionTests
                     switch (isa)
                     {
                         case Isa.Avx512 when Lanes512.IsSupported:
-                            PagedAttention.Run<Lanes512>(pool, layer, first, batch.Length, from, width, queryHeads, scale, window, to, width, memory, scratchBytes);
+                            PagedAttention.Run<Lanes512>(pool, layer, new(first, batch.Length), from, width, queryHeads, scale, window, to, width, memory, partialBytes);
                             break;
                         case Isa.Avx2:
-                            PagedAttention.Run<Lanes256>(pool, layer, first, batch.Length, from, width, queryHeads, scale, window, to, width, memory, scratchBytes);
+                            PagedAttention.Run<Lanes256>(pool, layer, new(first, batch.Length), from, width, queryHeads, scale, window, to, width, memory, partialBytes);
                             break;
                         default:
-                            PagedAttention.Run<Lanes128>(pool, layer, first, batch.Length, from, width, queryHeads, scale, window, to, width, memory, scratchBytes);
+                            PagedAttention.Run<Lanes128>(pool, layer, new(first, batch.Length), from, width, queryHeads, scale, window, to, width, memory, partialBytes);
                             break;
                     }
                 }
@@ -275,18 +270,18 @@ public sealed unsafe class PagedAttentionTests
             }
         }
 
-        private static void Write(Isa isa, KvLayer layer, float* k, float* v, int* slots, int positions, long stride)
+        private static void Write(Isa isa, KvLayer layer, float* k, float* v, int slot)
         {
             switch (isa)
             {
                 case Isa.Avx512 when Lanes512.IsSupported:
-                    KvStore.Write<Lanes512>(layer, k, stride, v, stride, 0, positions, slots);
+                    layer.Write<Lanes512>(k, v, slot);
                     break;
                 case Isa.Avx2:
-                    KvStore.Write<Lanes256>(layer, k, stride, v, stride, 0, positions, slots);
+                    layer.Write<Lanes256>(k, v, slot);
                     break;
                 default:
-                    KvStore.Write<Lanes128>(layer, k, stride, v, stride, 0, positions, slots);
+                    layer.Write<Lanes128>(k, v, slot);
                     break;
             }
         }
@@ -300,8 +295,6 @@ public sealed unsafe class PagedAttentionTests
             KvType.BF16 => BitConverter.UInt32BitsToSingle(BitConverter.SingleToUInt32Bits(value) & 0xFFFF0000),
             _ => value,
         };
-
-        private void Write(Isa isa, KvLayer layer, float* k, float* v, int* slots) => Write(isa, layer, k, v, slots, _positions, (long)_heads * _headDim);
 
         private float Scale => 1f / MathF.Sqrt(_headDim);
 

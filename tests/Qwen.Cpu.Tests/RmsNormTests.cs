@@ -6,7 +6,7 @@ public sealed unsafe class RmsNormTests
     [InlineData(Isa.Portable)]
     [InlineData(Isa.Avx2)]
     [InlineData(Isa.Avx512)]
-    public void Apply_EqualsTheCanonicalOrder_BitForBit(Isa isa)
+    public void Row_EqualsTheCanonicalOrder_BitForBit(Isa isa)
     {
         isa.SkipUnlessSupported();
         int seed = Environment.TickCount;
@@ -22,13 +22,16 @@ public sealed unsafe class RmsNormTests
             switch (isa)
             {
                 case Isa.Avx512:
-                    RmsNorm.Apply<Lanes512>(x.Pointer, stride, weight.Pointer, 1e-6f, y.Pointer, stride, rows, width);
+                    for (int r = 0; r < rows; r++)
+                        RmsNorm.Row<Lanes512>(x.Pointer + (r * stride), weight.Pointer, 1e-6f, y.Pointer + (r * stride), width);
                     break;
                 case Isa.Avx2:
-                    RmsNorm.Apply<Lanes256>(x.Pointer, stride, weight.Pointer, 1e-6f, y.Pointer, stride, rows, width);
+                    for (int r = 0; r < rows; r++)
+                        RmsNorm.Row<Lanes256>(x.Pointer + (r * stride), weight.Pointer, 1e-6f, y.Pointer + (r * stride), width);
                     break;
                 default:
-                    RmsNorm.Apply<Lanes128>(x.Pointer, stride, weight.Pointer, 1e-6f, y.Pointer, stride, rows, width);
+                    for (int r = 0; r < rows; r++)
+                        RmsNorm.Row<Lanes128>(x.Pointer + (r * stride), weight.Pointer, 1e-6f, y.Pointer + (r * stride), width);
                     break;
             }
 
@@ -54,8 +57,9 @@ public sealed unsafe class RmsNormTests
     public void Apply_NormalisesInPlace_AndKeepsZerosFinite()
     {
         float[] x = [3f, -3f, 0f, 0f], weight = [1f, 2f];
+        using WorkerPool pool = new(2);
         fixed (float* p = x, w = weight)
-            RmsNorm.Apply(p, 2, w, 1e-12f, p, 2, 2, 2);
+            RmsNorm.Apply(pool, p, 2, w, 1e-12f, p, 2, 2, 2);
         Assert.Equal([1f, -2f, 0f, 0f], x);
     }
 }

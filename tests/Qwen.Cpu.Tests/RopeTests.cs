@@ -6,7 +6,7 @@ public sealed unsafe class RopeTests
     [InlineData(Isa.Portable)]
     [InlineData(Isa.Avx2)]
     [InlineData(Isa.Avx512)]
-    public void Apply_RotatesPairsHalfAHeadApart_AndLeavesTheRest(Isa isa)
+    public void Head_RotatesPairsHalfAHeadApart_AndLeavesTheRest(Isa isa)
     {
         isa.SkipUnlessSupported();
         int seed = Environment.TickCount;
@@ -23,17 +23,10 @@ public sealed unsafe class RopeTests
             float[] before = x.Span.ToArray();
             fixed (int* p = positions)
                 Rope.ComputeAngles(p, Tokens, inverseFrequencies, 1.25, cos.Pointer, sin.Pointer);
-            switch (isa)
+            for (int t = 0; t < Tokens; t++)
             {
-                case Isa.Avx512:
-                    Rope.Apply<Lanes512>(x.Pointer, stride, Tokens, Heads, headDim, rotaryDim, cos.Pointer, sin.Pointer);
-                    break;
-                case Isa.Avx2:
-                    Rope.Apply<Lanes256>(x.Pointer, stride, Tokens, Heads, headDim, rotaryDim, cos.Pointer, sin.Pointer);
-                    break;
-                default:
-                    Rope.Apply<Lanes128>(x.Pointer, stride, Tokens, Heads, headDim, rotaryDim, cos.Pointer, sin.Pointer);
-                    break;
+                for (int h = 0; h < Heads; h++)
+                    Rotate(isa, x.Pointer + (t * stride) + (h * headDim), rotaryDim, cos.Pointer + (t * pairs), sin.Pointer + (t * pairs));
             }
 
             float[] expected = [.. before];
@@ -48,6 +41,22 @@ public sealed unsafe class RopeTests
             }
 
             Assert.True(expected.AsSpan().SequenceEqual(x.Span), $"seed {seed}, head {headDim}, rotary {rotaryDim}");
+        }
+    }
+
+    private static void Rotate(Isa isa, float* head, int rotaryDim, float* cos, float* sin)
+    {
+        switch (isa)
+        {
+            case Isa.Avx512:
+                Rope.Head<Lanes512>(head, rotaryDim / 2, cos, sin);
+                break;
+            case Isa.Avx2:
+                Rope.Head<Lanes256>(head, rotaryDim / 2, cos, sin);
+                break;
+            default:
+                Rope.Head<Lanes128>(head, rotaryDim / 2, cos, sin);
+                break;
         }
     }
 }
