@@ -164,16 +164,8 @@ internal readonly unsafe struct AttentionTile(
         for (int i = 1; i < 16; i++)
             largest = largest < stage[i] ? stage[i] : largest;
 
-        TLanes shift = TLanes.Broadcast(largest), total = TLanes.Zero;
-        for (int i = from; i < to; i += 16)
-        {
-            TLanes weight = Exponential.Exp(TLanes.Load(scores + i) - shift);
-            TLanes.Store(weight, scores + i);
-            total += weight;
-        }
-
         max = largest;
-        sum = TLanes.Fold(total);
+        sum = Softmax.Weights<TLanes>(scores + from, to - from, largest, scores + from);
     }
 
     /// <summary>chunk output[row] = sum of weight * value over the row's positions.</summary>

@@ -55,15 +55,15 @@ internal static unsafe class FloatRows
     }
 
     /// <summary>values[i] = F32 of W[row, i], i in [0, Columns): an embedding's row.</summary>
-    public static void Dequantize(in WeightMatrix w, int row, float* values)
+    public static void DequantizeRow(in WeightMatrix w, int row, float* values)
     {
         byte* source = w.Data + (row * w.RowBytes);
         if (Lanes512.IsSupported)
-            Dequantize<Lanes512>(w.Type, source, values, w.Columns);
+            DequantizeRow<Lanes512>(w.Type, source, values, w.Columns);
         else if (Lanes256.IsSupported)
-            Dequantize<Lanes256>(w.Type, source, values, w.Columns);
+            DequantizeRow<Lanes256>(w.Type, source, values, w.Columns);
         else
-            Dequantize<Lanes128>(w.Type, source, values, w.Columns);
+            DequantizeRow<Lanes128>(w.Type, source, values, w.Columns);
     }
 
     internal static void Multiply<TLanes>(
@@ -86,7 +86,7 @@ internal static unsafe class FloatRows
         }
     }
 
-    internal static void Dequantize<TLanes>(WeightType type, byte* source, float* values, int columns)
+    internal static void DequantizeRow<TLanes>(WeightType type, byte* source, float* values, int columns)
         where TLanes : unmanaged, ILanes<TLanes>
     {
         switch (type)

@@ -19,8 +19,9 @@ public static unsafe class MemoryBandwidth
         ArgumentOutOfRangeException.ThrowIfNegativeOrZero(passes);
         int chunks = checked((int)Math.Max(1, bytes / ChunkBytes));
 
-        // Written once, so that the pages are there and are not all the zero page.
         using NativeBuffer<byte> buffer = new((long)chunks * ChunkBytes);
+        for (int i = 0; i < chunks; i++)
+            new Span<byte>(buffer.Pointer + ((long)i * ChunkBytes), ChunkBytes).Fill(1); // The first write gives a page its memory.
         using NativeBuffer<long> sinks = new(pool.Threads * 8L);
         ReadJob job = new(buffer.Pointer, sinks.Pointer);
         double best = double.PositiveInfinity;

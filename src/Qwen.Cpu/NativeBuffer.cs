@@ -18,10 +18,8 @@ public sealed unsafe class NativeBuffer<T> : SafeHandle
     {
         ArgumentOutOfRangeException.ThrowIfNegative(length);
         ArgumentOutOfRangeException.ThrowIfGreaterThan(length, (long.MaxValue / sizeof(T)) - Alignment);
-        nuint bytes = Math.Max((nuint)length * (nuint)sizeof(T), 1);
-        void* memory = NativeMemory.AlignedAlloc(bytes, Alignment);
-        NativeMemory.Clear(memory, bytes);
-        SetHandle((nint)memory);
+        // Zeroed by the system page by page as it is touched: a large buffer that is never used costs no memory.
+        SetHandle((nint)NativeMemory.AllocZeroed(((nuint)length * (nuint)sizeof(T)) + Alignment));
         Length = length;
     }
 
@@ -34,7 +32,7 @@ public sealed unsafe class NativeBuffer<T> : SafeHandle
         get
         {
             ObjectDisposedException.ThrowIf(IsClosed, this);
-            return (T*)handle;
+            return (T*)((handle + Alignment - 1) & -Alignment);
         }
     }
 
@@ -48,7 +46,7 @@ public sealed unsafe class NativeBuffer<T> : SafeHandle
     /// <inheritdoc/>
     protected override bool ReleaseHandle()
     {
-        NativeMemory.AlignedFree((void*)handle);
+        NativeMemory.Free((void*)handle);
         return true;
     }
 }

@@ -10,7 +10,7 @@ internal static unsafe class Tail
     /// </remarks>
     /// <param name="source">Elements.</param>
     /// <param name="count">0 .. 15.</param>
-    /// <param name="fill">Zero of either sign.</param>
+    /// <param name="fill">What the other lanes hold.</param>
     /// <param name="stage">64 bytes to work in.</param>
     public static TLanes Load<TLanes, TElement>(byte* source, int count, float fill, byte* stage)
         where TLanes : unmanaged, ILanes<TLanes>

@@ -75,3 +75,13 @@ public readonly unsafe struct WeightMatrix(WeightType type, int rows, int column
     /// <summary>Bytes of a row.</summary>
     public readonly long RowBytes = rowBytes;
 }
+
+/// <summary>Facts about <see cref="WeightType"/>.</summary>
+public static class WeightTypes
+{
+    extension(WeightType type)
+    {
+        /// <summary>Computed on F32 activations; the others on activations quantized to 8 bits.</summary>
+        public bool IsFloat => type <= WeightType.BF16;
+    }
+}

@@ -48,7 +48,7 @@ public sealed unsafe class FloatRowsTests
     [InlineData(WeightType.F32)]
     [InlineData(WeightType.F16)]
     [InlineData(WeightType.BF16)]
-    public void Dequantize_GivesTheStoredRow(WeightType type)
+    public void DequantizeRow_GivesTheStoredRow(WeightType type)
     {
         Random random = new(5);
         for (int columns = 1; columns < 50; columns++)
@@ -57,7 +57,7 @@ public sealed unsafe class FloatRowsTests
             float[] row = new float[columns + 1];
             row[columns] = 7f;
             fixed (float* values = row)
-                FloatRows.Dequantize(c.Matrix, 2, values);
+                FloatRows.DequantizeRow(c.Matrix, 2, values);
             Assert.Equal(c.Weights.AsSpan(2 * columns, columns), row.AsSpan(0, columns));
             Assert.Equal(7f, row[columns]);
         }

@@ -86,13 +86,13 @@ public sealed unsafe class HalfConversionTests
         switch (isa)
         {
             case Isa.Avx512:
-                FloatRows.Dequantize<Lanes512>(type, (byte*)source, target, count);
+                FloatRows.DequantizeRow<Lanes512>(type, (byte*)source, target, count);
                 break;
             case Isa.Avx2:
-                FloatRows.Dequantize<Lanes256>(type, (byte*)source, target, count);
+                FloatRows.DequantizeRow<Lanes256>(type, (byte*)source, target, count);
                 break;
             default:
-                FloatRows.Dequantize<Lanes128>(type, (byte*)source, target, count);
+                FloatRows.DequantizeRow<Lanes128>(type, (byte*)source, target, count);
                 break;
         }
     }

@@ -1,0 +1,121 @@
+using System.Runtime.CompilerServices;
+
+namespace Qwen.Cpu;
+
+/// <summary>Products of weight matrices with the activations of many tokens, over all threads.</summary>
+/// <remarks>
+/// The memory it works in is made once, for the largest product: running one allocates nothing. Rows are split in tiles of 16; which
+/// thread does a tile, and how many tokens come at once, changes no bit of the result.
+/// </remarks>
+public sealed unsafe class Projection : IDisposable
+{
+    private readonly WorkerPool _pool;
+    private readonly NativeBuffer<byte> _scratch;
+    private readonly long _scratchPerWorker, _kernelScratch;
+    private readonly QuantizedActivationBuffer _quantized;
+
+    /// <summary>Makes room for products with up to <paramref name="maxTokens"/> tokens of up to <paramref name="maxColumns"/> values.</summary>
+    public Projection(WorkerPool pool, int maxTokens, int maxColumns)
+    {
+        _pool = pool;
+        _kernelScratch = RoundUp(Math.Max(FloatRows.ScratchBytes(maxColumns), IntegerRows.ScratchBytes(maxColumns)));
+        // Behind the kernel's scratch: a tile of gate and one of up.
+        _scratchPerWorker = _kernelScratch + RoundUp(2L * maxTokens * StackedMatrix.TileRows * sizeof(float));
+        _scratch = new NativeBuffer<byte>(_scratchPerWorker * pool.Threads);
+        _quantized = new QuantizedActivationBuffer(maxTokens, maxColumns);
+    }
+
+    /// <summary>y[t, r] (+)= W[r, :] . x[t, :] + bias[r].</summary>
+    /// <param name="w">[Rows, Columns].</param>
+    /// <param name="x">[tokens, Columns] with <paramref name="xStride"/> floats from row to row.</param>
+    /// <param name="xStride">At least Columns.</param>
+    /// <param name="tokens">Rows of x and y.</param>
+    /// <param name="y">[tokens, Rows] with <paramref name="yStride"/> floats from row to row.</param>
+    /// <param name="yStride">At least Rows.</param>
+    /// <param name="accumulate">Adds to what y holds.</param>
+    public void Linear(StackedMatrix w, float* x, long xStride, int tokens, float* y, long yStride, bool accumulate)
+    {
+        var job = new LinearJob(this, w, x, xStride, Quantize(w, x, xStride, tokens), tokens, y, yStride, accumulate);
+        _pool.Run(ref job, w.Tiles);
+    }
+
+    /// <summary>y[t, r] = SiLU(gate[r, :] . x[t, :]) * (up[r, :] . x[t, :]).</summary>
+    /// <param name="gateUp">Gate and up, stacked: two parts with the same rows.</param>
+    /// <param name="x">[tokens, Columns].</param>
+    /// <param name="xStride">Floats from row to row of x.</param>
+    /// <param name="tokens">Rows of x and y.</param>
+    /// <param name="y">[tokens, Rows / 2].</param>
+    /// <param name="yStride">Floats from row to row of y.</param>
+    public void Gated(StackedMatrix gateUp, float* x, long xStride, int tokens, float* y, long yStride)
+    {
+        var job = new GatedJob(this, gateUp, x, xStride, Quantize(gateUp, x, xStride, tokens), tokens, y, yStride);
+        _pool.Run(ref job, gateUp.FirstTile(1));
+    }
+
+    /// <inheritdoc/>
+    public void Dispose()
+    {
+        _scratch.Dispose();
+        _quantized.Dispose();
+    }
+
+    private static long RoundUp(long bytes) => (bytes + 63) & ~63L;
+
+    private QuantizedActivations Quantize(StackedMatrix w, float* x, long xStride, int tokens) =>
+        w.HasIntegers ? _quantized.Quantize(_pool, x, xStride, tokens, w.Columns) : default;
+
+    [SkipLocalsInit]
+    private static void Multiply(
+        in WeightMatrix w, int from, int to, float* x, long xStride, in QuantizedActivations quantized, int tokens, float* y, long yStride, bool accumulate, float* bias, byte* scratch)
+    {
+        if (w.Type.IsFloat)
+            FloatRows.Multiply(w, from, to, x, xStride, tokens, y, yStride, accumulate, scratch);
+        else
+            IntegerRows.Multiply(w, from, to, quantized, tokens, y, yStride, accumulate, scratch);
+        if (bias is null)
+            return;
+        for (int t = 0; t < tokens; t++)
+        {
+            float* row = y + (t * yStride);
+            for (int r = from; r < to; r++)
+                row[r - from] += bias[r];
+        }
+    }
+
+    private readonly struct LinearJob(
+        Projection owner, StackedMatrix w, float* x, long xStride, QuantizedActivations quantized, int tokens, float* y, long yStride, bool accumulate) : IJob
+    {
+        public void Execute(int from, int to, int worker)
+        {
+            byte* scratch = owner._scratch.Pointer + (worker * owner._scratchPerWorker);
+            for (int part = 0; part < w.Parts.Length; part++)
+            {
+                int first = w.FirstTile(part);
+                int firstRow = (Math.Max(from, first) - first) * StackedMatrix.TileRows;
+                int lastRow = Math.Min((Math.Min(to, w.FirstTile(part + 1)) - first) * StackedMatrix.TileRows, w.Parts[part].Rows);
+                if (firstRow < lastRow)
+                    Multiply(w.Parts[part], firstRow, lastRow, x, xStride, quantized, tokens, y + w.FirstRow(part) + firstRow, yStride, accumulate, w.Bias(part), scratch);
+            }
+        }
+    }
+
+    private readonly struct GatedJob(
+        Projection owner, StackedMatrix w, float* x, long xStride, QuantizedActivations quantized, int tokens, float* y, long yStride) : IJob
+    {
+        public void Execute(int from, int to, int worker)
+        {
+            byte* scratch = owner._scratch.Pointer + (worker * owner._scratchPerWorker);
+            float* gate = (float*)(scratch + owner._kernelScratch);
+            float* up = gate + ((long)tokens * StackedMatrix.TileRows);
+            for (int tile = from; tile < to; tile++)
+            {
+                int first = tile * StackedMatrix.TileRows, last = Math.Min(first + StackedMatrix.TileRows, w.Parts[0].Rows), rows = last - first;
+                Multiply(w.Parts[0], first, last, x, xStride, quantized, tokens, gate, rows, false, w.Bias(0), scratch);
+                Multiply(w.Parts[1], first, last, x, xStride, quantized, tokens, up, rows, false, w.Bias(1), scratch);
+                SwiGlu.Apply(gate, up, gate, (long)tokens * rows);
+                for (int t = 0; t < tokens; t++)
+                    Unsafe.CopyBlockUnaligned(y + (t * yStride) + first, gate + ((long)t * rows), (uint)rows * sizeof(float));
+            }
+        }
+    }
+}

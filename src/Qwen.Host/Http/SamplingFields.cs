@@ -1,0 +1,47 @@
+using System.Globalization;
+using System.Text.Json;
+using Qwen.Runtime.Sampling;
+
+namespace Qwen.Host.Http;
+
+/// <summary>The sampling fields that chat and completions share: OpenAI's, and vLLM's further ones.</summary>
+internal static class SamplingFields
+{
+    public static SamplingOptions Read(RequestFields fields, int? maxTokens, int? logprobs) => new()
+    {
+        Temperature = fields.Double("temperature"),
+        TopP = fields.Double("top_p"),
+        TopK = fields.Int("top_k"),
+        MinP = fields.Double("min_p"),
+        RepetitionPenalty = fields.Double("repetition_penalty"),
+        PresencePenalty = fields.Double("presence_penalty"),
+        FrequencyPenalty = fields.Double("frequency_penalty"),
+        LogitBias = Bias(fields),
+        Seed = fields.Seed("seed"),
+        MaxTokens = maxTokens,
+        MinTokens = fields.Int("min_tokens") ?? 0,
+        Stop = fields.Strings("stop"),
+        StopTokenIds = fields.Ints("stop_token_ids"),
+        IgnoreEos = fields.Bool("ignore_eos") ?? false,
+        SkipSpecialTokens = fields.Bool("skip_special_tokens") ?? true,
+        IncludeStopStringInOutput = fields.Bool("include_stop_str_in_output") ?? false,
+        Logprobs = logprobs,
+    };
+
+    private static Dictionary<int, float>? Bias(RequestFields fields)
+    {
+        if (fields.Element("logit_bias") is not { } element)
+            return null;
+        if (element.ValueKind != JsonValueKind.Object)
+            throw RequestFields.Wrong("logit_bias", element, "an object");
+        var bias = new Dictionary<int, float>();
+        foreach (JsonProperty entry in element.EnumerateObject())
+        {
+            if (!int.TryParse(entry.Name, NumberStyles.None, CultureInfo.InvariantCulture, out int id) || entry.Value.ValueKind != JsonValueKind.Number || !entry.Value.TryGetSingle(out float value))
+                throw ApiException.Invalid($"logit_bias: '{entry.Name}' is not a token id with a number.", "logit_bias");
+            bias[id] = value;
+        }
+
+        return bias;
+    }
+}

@@ -1,0 +1,116 @@
+using Qwen.Runtime.Formats;
+using Qwen.Runtime.Models;
+using Qwen.Runtime.Scheduling;
+
+namespace Qwen.Runtime.Backends;
+
+/// <summary>A matrix of activations [Rows, Columns] in a backend's memory.</summary>
+/// <param name="rows">Most tokens it holds.</param>
+/// <param name="columns">Width.</param>
+public abstract class Activations(int rows, int columns) : IDisposable
+{
+    /// <summary>Most tokens it holds.</summary>
+    public int Rows { get; } = rows;
+
+    /// <summary>Width.</summary>
+    public int Columns { get; } = columns;
+
+    /// <inheritdoc/>
+    public abstract void Dispose();
+}
+
+/// <summary>A projection in the form its backend computes on: one matrix, or several stacked (query, key and value; gate and up).</summary>
+/// <param name="inputs">Columns of the matrix.</param>
+/// <param name="outputs">Rows of all stacked matrices.</param>
+public abstract class LinearWeights(int inputs, int outputs) : IDisposable
+{
+    /// <summary>Columns of the matrix.</summary>
+    public int Inputs { get; } = inputs;
+
+    /// <summary>Rows of all stacked matrices.</summary>
+    public int Outputs { get; } = outputs;
+
+    /// <inheritdoc/>
+    public abstract void Dispose();
+}
+
+/// <summary>A vector of F32 weights: a norm.</summary>
+/// <param name="length">Elements.</param>
+public abstract class VectorWeights(int length) : IDisposable
+{
+    /// <summary>Elements.</summary>
+    public int Length { get; } = length;
+
+    /// <inheritdoc/>
+    public abstract void Dispose();
+}
+
+/// <summary>The paged keys and values of all layers that a backend computes.</summary>
+public abstract class KvCache : IDisposable
+{
+    /// <inheritdoc/>
+    public abstract void Dispose();
+}
+
+/// <summary>What a layer's attention needs to know besides its input.</summary>
+/// <param name="Layer">Layer of the cache, from 0.</param>
+/// <param name="Heads">Query heads.</param>
+/// <param name="KvHeads">Key and value heads.</param>
+/// <param name="HeadDim">Width of a head.</param>
+/// <param name="SlidingWindow">Keys a query sees; 0 for all.</param>
+/// <param name="QueryNorm">Qwen3's norm of each query head; null for none.</param>
+/// <param name="KeyNorm">Qwen3's norm of each key head; null for none.</param>
+/// <param name="NormEpsilon">Epsilon of those norms.</param>
+public sealed record AttentionLayer(
+    int Layer, int Heads, int KvHeads, int HeadDim, int SlidingWindow, VectorWeights? QueryNorm, VectorWeights? KeyNorm, float NormEpsilon);
+
+/// <summary>
+/// The vocabulary a Qwen network is written in (see <see cref="QwenModel"/>), on memory that the backend itself allocated.
+/// Ops work on the tokens of the batch given to <see cref="Begin"/>, are called from one thread, and allocate nothing on the managed heap.
+/// </summary>
+public interface IBackend : IDisposable
+{
+    /// <summary>What computes, for people: <c>cpu (AVX-512, 2 threads)</c>.</summary>
+    string Name { get; }
+
+    /// <summary>Room for <paramref name="rows"/> tokens of <paramref name="columns"/> values.</summary>
+    Activations Allocate(int rows, int columns);
+
+    /// <summary>Takes matrices [outputs, inputs] that share their inputs as one projection, with an optional bias for each.</summary>
+    /// <exception cref="ModelFormatException">A type or a shape the backend can't compute on.</exception>
+    LinearWeights LoadLinear(IReadOnlyList<Tensor> matrices, IReadOnlyList<Tensor?> biases);
+
+    /// <summary>Takes a vector.</summary>
+    /// <exception cref="ModelFormatException">A type or a shape that is no vector.</exception>
+    VectorWeights LoadVector(Tensor vector);
+
+    /// <summary>A cache of <paramref name="blocks"/> blocks for each of the config's layers.</summary>
+    KvCache AllocateCache(ModelConfig config, KvCacheType type, int blocks, int blockSize);
+
+    /// <summary>Starts a step: the ops that follow work on this batch, with rotary angles of these frequencies.</summary>
+    void Begin(Batch batch, KvCache cache, ReadOnlySpan<double> inverseFrequencies, double magnitude);
+
+    /// <summary>hidden[t, :] = table[token of t, :].</summary>
+    void Embed(LinearWeights table, Activations hidden);
+
+    /// <summary>y[t, :] = x[t, :] / rms(x[t, :]) * weight, for the first <paramref name="rows"/> rows.</summary>
+    void RmsNorm(Activations x, VectorWeights weight, float epsilon, Activations y, int rows);
+
+    /// <summary>y[t, :] (+)= W x[t, :] + bias, for the first <paramref name="rows"/> rows.</summary>
+    void Linear(Activations x, LinearWeights weights, Activations y, int rows, bool accumulate = false);
+
+    /// <summary>Norms (Qwen3) and rotates queries and keys of qkv [tokens, query | key | value] in place, and writes keys and values to the cache.</summary>
+    void RopeAndStore(Activations qkv, AttentionLayer layer);
+
+    /// <summary>Paged, causal, grouped-query attention of the batch's queries over the cache.</summary>
+    void Attention(Activations qkv, AttentionLayer layer, Activations attended);
+
+    /// <summary>y[t, :] = SiLU(gate x[t, :]) * (up x[t, :]), where gate and up are stacked in that order.</summary>
+    void GatedLinear(Activations x, LinearWeights gateUp, Activations y);
+
+    /// <summary>selected[i, :] = hidden[batch.LogitRows[i], :].</summary>
+    void SelectLogitRows(Activations hidden, Activations selected);
+
+    /// <summary>A row in host memory, once all ops before are done. Valid until the next op on it.</summary>
+    Span<float> Read(Activations activations, int row);
+}

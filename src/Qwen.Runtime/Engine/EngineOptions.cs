@@ -1,0 +1,60 @@
+using Qwen.Runtime.Backends;
+using Qwen.Runtime.Models;
+
+namespace Qwen.Runtime.Engine;
+
+/// <summary>How a model is loaded and served. Every value has a default that suits the machine.</summary>
+public sealed record EngineOptions
+{
+    /// <summary>Longest sequence, prompt and answer together; null for the model's own context, or less where the KV cache is smaller.</summary>
+    public int? MaxModelLength { get; init; }
+
+    /// <summary>Most sequences that run at once.</summary>
+    public int MaxSequences { get; init; } = 64;
+
+    /// <summary>Most tokens in one step: decodes first, the rest for chunks of prompts.</summary>
+    public int MaxBatchedTokens { get; init; } = 512;
+
+    /// <summary>Most requests that wait for a place; one more is refused at once.</summary>
+    public int MaxQueue { get; init; } = 1024;
+
+    /// <summary>How keys and values are stored.</summary>
+    public KvCacheType KvCacheType { get; init; } = KvCacheType.F16;
+
+    /// <summary>Bytes for keys and values; null for a quarter of the free memory, at most what the sequences can use, at most 4 GiB.</summary>
+    public long? KvCacheBytes { get; init; }
+
+    /// <summary>Tokens per block of the KV cache.</summary>
+    public int BlockSize { get; init; } = 16;
+
+    /// <summary>CPU threads; 0 for as many as the process may use.</summary>
+    public int Threads { get; init; }
+
+    /// <summary>Replaces the model's own rotary scaling; null to keep it.</summary>
+    public RopeScaling? RopeScaling { get; init; }
+
+    /// <summary>Replaces the model's own chat template (Jinja source); null to keep it.</summary>
+    public string? ChatTemplate { get; init; }
+
+    /// <summary>These options, if every value makes sense.</summary>
+    /// <exception cref="ArgumentOutOfRangeException">The first that doesn't, with its value.</exception>
+    internal EngineOptions Validated()
+    {
+        InRange(MaxModelLength ?? 1, 1, 1 << 24, nameof(MaxModelLength));
+        InRange(MaxSequences, 1, 4096, nameof(MaxSequences));
+        InRange(MaxBatchedTokens, 1, 1 << 16, nameof(MaxBatchedTokens));
+        InRange(MaxQueue, 1, 1 << 20, nameof(MaxQueue));
+        InRange(KvCacheBytes ?? 1, 1, 1L << 46, nameof(KvCacheBytes));
+        InRange(BlockSize, 1, 1024, nameof(BlockSize));
+        InRange(Threads, 0, 1024, nameof(Threads));
+        if (MaxBatchedTokens < MaxSequences)
+            throw new ArgumentOutOfRangeException(nameof(MaxBatchedTokens), MaxBatchedTokens, $"must be at least {nameof(MaxSequences)} ({MaxSequences}): each running sequence decodes one token a step.");
+        return this;
+
+        static void InRange(long value, long least, long most, string name)
+        {
+            if (value < least || value > most)
+                throw new ArgumentOutOfRangeException(name, value, $"must be between {least} and {most}.");
+        }
+    }
+}

@@ -1,0 +1,177 @@
+using Qwen.Runtime.Backends;
+using Qwen.Runtime.Formats;
+using Qwen.Runtime.Models;
+using Qwen.Runtime.Sampling;
+using Qwen.Runtime.Templates;
+using Qwen.Runtime.Tokenization;
+
+namespace Qwen.Runtime.Engine;
+
+/// <summary>A model ready to compute: its files, its network on a backend, and its KV cache. Disposing it unmaps the files.</summary>
+public sealed class LoadedModel : IDisposable
+{
+    private const long MostDefaultCache = 4L << 30;
+
+    private readonly CpuBackend _backend;
+
+    private LoadedModel(Checkpoint checkpoint, EngineOptions options, IProgress<LoadProgress>? progress, CancellationToken cancellation)
+    {
+        Checkpoint = checkpoint;
+        Options = options;
+        Config = ModelConfig.Load(checkpoint);
+        if (options.RopeScaling is { } scaling)
+            Config = Config with { RopeScaling = scaling };
+        Tokenizer = ModelFiles.LoadTokenizer(checkpoint);
+        if (Tokenizer.VocabularySize > Config.VocabularySize)
+            throw new ModelFormatException(checkpoint.Path, $"the tokenizer has {Tokenizer.VocabularySize} tokens, the embedding {Config.VocabularySize} rows");
+        Template = options.ChatTemplate is { } source
+            ? ModelFiles.ParseTemplate(source, "chat template", Tokenizer)
+            : ModelFiles.LoadTemplate(checkpoint, Tokenizer);
+        Defaults = ModelFiles.LoadDefaults(checkpoint);
+        EosTokenIds = EndOfSequence(Config, Defaults, Tokenizer);
+        cancellation.ThrowIfCancellationRequested();
+
+        KvBytesPerToken = CpuBackend.KvBytesPerToken(Config, options.KvCacheType);
+        (KvBlocks, MaxModelLength) = SizeCache(Config, options, KvBytesPerToken);
+        _backend = new CpuBackend(options.Threads);
+        try
+        {
+            IProgress<double>? layers = progress is null ? null : new Stage(progress, "loading weights", cancellation);
+            Network = new QwenModel(checkpoint, Config, _backend, options.MaxBatchedTokens, options.MaxSequences, MaxModelLength, layers);
+            Cache = _backend.AllocateCache(Config, options.KvCacheType, KvBlocks, options.BlockSize);
+        }
+        catch
+        {
+            Network?.Dispose();
+            _backend.Dispose();
+            throw;
+        }
+    }
+
+    /// <summary>Where the model came from, as it was given.</summary>
+    public string Path => Checkpoint.Path;
+
+    /// <summary>A short name: the directory's or the file's.</summary>
+    public string Name => System.IO.Path.GetFileNameWithoutExtension(System.IO.Path.TrimEndingDirectorySeparator(Path)) is { Length: > 0 } name ? name : Path;
+
+    /// <summary>The files of weights.</summary>
+    public Checkpoint Checkpoint { get; }
+
+    /// <summary>The hyperparameters, with the options' rotary scaling.</summary>
+    public ModelConfig Config { get; }
+
+    /// <summary>The options it was loaded with.</summary>
+    public EngineOptions Options { get; }
+
+    /// <summary>The tokenizer.</summary>
+    public QwenTokenizer Tokenizer { get; }
+
+    /// <summary>The chat template.</summary>
+    public ChatTemplate Template { get; }
+
+    /// <summary>Sampling defaults of the model's makers.</summary>
+    public GenerationDefaults Defaults { get; }
+
+    /// <summary>Every token that ends an answer: those of the config, of generation_config.json and Qwen's own two.</summary>
+    public IReadOnlySet<int> EosTokenIds { get; }
+
+    /// <summary>Longest sequence, prompt and answer together.</summary>
+    public int MaxModelLength { get; }
+
+    /// <summary>Blocks of the KV cache.</summary>
+    public int KvBlocks { get; }
+
+    /// <summary>Tokens per block.</summary>
+    public int BlockSize => Options.BlockSize;
+
+    /// <summary>Bytes of keys and values of one token, over all layers.</summary>
+    public long KvBytesPerToken { get; }
+
+    /// <summary>Bytes of weights that one decoded token reads.</summary>
+    public long WeightBytesPerToken => Network.WeightBytesPerToken;
+
+    /// <summary>What computes, for people.</summary>
+    public string BackendName => _backend.Name;
+
+    /// <summary>Threads that compute.</summary>
+    public int Threads => _backend.Threads;
+
+    internal QwenModel Network { get; }
+
+    internal KvCache Cache { get; }
+
+    /// <summary>Loads a model.</summary>
+    /// <param name="path">A directory in Hugging Face layout, a <c>.gguf</c> file, or <c>synthetic:shape[:format]</c>; null for the demo model.</param>
+    /// <param name="options">How; null for the defaults.</param>
+    /// <param name="progress">Told of each stage.</param>
+    /// <param name="cancellation">Stops between layers.</param>
+    /// <exception cref="ModelFormatException">The files are damaged or of a kind that is not supported.</exception>
+    /// <exception cref="IOException">They can't be read.</exception>
+    /// <exception cref="InvalidRequestException">The KV cache is too small for the sequences asked for.</exception>
+    public static LoadedModel Load(string? path = null, EngineOptions? options = null, IProgress<LoadProgress>? progress = null, CancellationToken cancellation = default)
+    {
+        options = (options ?? new EngineOptions()).Validated();
+        path ??= ModelFiles.DemoModel;
+        Checkpoint checkpoint = path.StartsWith(SyntheticCheckpoint.Prefix, StringComparison.Ordinal)
+            ? SyntheticCheckpoint.Create(path, progress is null ? null : new Stage(progress, "making weights", cancellation))
+            : Checkpoint.Open(path);
+        try
+        {
+            return new LoadedModel(checkpoint, options, progress, cancellation);
+        }
+        catch
+        {
+            checkpoint.Dispose();
+            throw;
+        }
+    }
+
+    /// <summary>Reads a buffer larger than the caches on the model's own threads: what the memory gives, in bytes per second.</summary>
+    public double MeasureReadBandwidth() => _backend.MeasureReadBandwidth();
+
+    /// <inheritdoc/>
+    public void Dispose()
+    {
+        Cache.Dispose();
+        Network.Dispose();
+        _backend.Dispose();
+        Checkpoint.Dispose();
+    }
+
+    private static HashSet<int> EndOfSequence(ModelConfig config, GenerationDefaults defaults, QwenTokenizer tokenizer)
+    {
+        var ids = new HashSet<int>([.. config.EosTokenIds, .. defaults.EosTokenIds]);
+        foreach (AddedToken token in tokenizer.AddedTokens)
+        {
+            if (token.IsControl && token.Text is "<|im_end|>" or "<|endoftext|>")
+                ids.Add(token.Id);
+        }
+
+        return ids;
+    }
+
+    /// <summary>Blocks of the cache and the longest sequence: what was asked for, or what fits.</summary>
+    private static (int Blocks, int MaxModelLength) SizeCache(ModelConfig config, EngineOptions options, long bytesPerToken)
+    {
+        int length = options.MaxModelLength ?? config.ScaledContext;
+        long blockBytes = bytesPerToken * options.BlockSize;
+        long useful = (((long)length + options.BlockSize - 1) / options.BlockSize) * options.MaxSequences;
+        long bytes = options.KvCacheBytes ?? Math.Min(GC.GetGCMemoryInfo().TotalAvailableMemoryBytes / 4, MostDefaultCache);
+        long blocks = Math.Clamp(Math.Min(bytes / blockBytes, useful), 0, int.MaxValue / options.BlockSize);
+        long tokens = blocks * options.BlockSize;
+        if (tokens < length && options.MaxModelLength is not null)
+            throw new InvalidRequestException($"A sequence of {length:N0} tokens needs {length * bytesPerToken:N0} bytes of KV cache; there are {bytes:N0}. Lower the maximum model length or raise the cache's memory.");
+        if (blocks == 0)
+            throw new InvalidRequestException($"One block of the KV cache takes {blockBytes:N0} bytes; there are {bytes:N0}.");
+        return ((int)blocks, (int)Math.Min(length, tokens));
+    }
+
+    private sealed class Stage(IProgress<LoadProgress> progress, string name, CancellationToken cancellation) : IProgress<double>
+    {
+        public void Report(double value)
+        {
+            cancellation.ThrowIfCancellationRequested();
+            progress.Report(new LoadProgress(name, value));
+        }
+    }
+}

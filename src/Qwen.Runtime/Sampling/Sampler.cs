@@ -1,0 +1,194 @@
+using System.Numerics.Tensors;
+using System.Runtime.InteropServices;
+using Qwen.Cpu;
+
+namespace Qwen.Runtime.Sampling;
+
+/// <summary>Memory that samplers share, as only one samples at a time.</summary>
+/// <param name="vocabulary">Logits of a row.</param>
+public sealed class SamplerWorkspace(int vocabulary)
+{
+    internal float[] Weights { get; } = new float[vocabulary];
+
+    internal float[] Raw { get; } = new float[vocabulary];
+
+    internal ulong[] Keys { get; } = new ulong[vocabulary];
+}
+
+/// <summary>Chooses the tokens of one answer. It owns the answer's random numbers and the counts that penalties need.</summary>
+/// <remarks>
+/// The order is vLLM's: penalties and bias, temperature, min-p, top-k, top-p. Nothing here depends on the machine: the same logits and
+/// seed give the same token everywhere.
+/// </remarks>
+public sealed class Sampler
+{
+    private readonly SamplingParameters _parameters;
+    private readonly int[] _banned; // before MinTokens
+    private readonly Dictionary<int, int>? _seen; // token -> times in the answer; in the prompt only: 0
+    private Xoshiro256 _random;
+    private int _generated;
+
+    /// <summary>A sampler at the start of an answer.</summary>
+    /// <param name="parameters">How to sample.</param>
+    /// <param name="prompt">The prompt, for the repetition penalty.</param>
+    /// <param name="endTokens">Tokens that would end the answer: not chosen before <see cref="SamplingParameters.MinTokens"/>.</param>
+    public Sampler(SamplingParameters parameters, IEnumerable<int> prompt, IEnumerable<int> endTokens)
+    {
+        _parameters = parameters;
+        _random = new Xoshiro256(parameters.Seed);
+        _banned = parameters.MinTokens > 0 ? [.. endTokens] : [];
+        if (parameters.RepetitionPenalty == 1 && parameters.PresencePenalty == 0 && parameters.FrequencyPenalty == 0)
+            return;
+        _seen = [];
+        foreach (int token in prompt)
+            _seen.TryAdd(token, 0);
+    }
+
+    /// <summary>Chooses a token.</summary>
+    /// <param name="logits">The network's logits; changed.</param>
+    /// <param name="workspace">Memory to work in.</param>
+    /// <param name="logprobs">Log-probabilities, where the parameters ask for them.</param>
+    /// <exception cref="NonFiniteLogitException">A logit is NaN or infinite.</exception>
+    public int Sample(Span<float> logits, SamplerWorkspace workspace, out TokenLogprobs? logprobs)
+    {
+        CheckFinite(logits);
+        if (_parameters.Logprobs is not null)
+            logits.CopyTo(workspace.Raw);
+        Adjust(logits);
+        int token = _parameters.Temperature == 0 ? TensorPrimitives.IndexOfMax(logits) : Draw(logits, workspace);
+        logprobs = _parameters.Logprobs is { } count ? Logprobs(workspace.Raw.AsSpan(0, logits.Length), token, count, workspace) : null;
+        _generated++;
+        if (_seen is not null)
+            CollectionsMarshal.GetValueRefOrAddDefault(_seen, token, out _)++;
+        return token;
+    }
+
+    // The largest of several NaN or infinite logits, or the only one: NaN counts as the largest magnitude.
+    private static void CheckFinite(ReadOnlySpan<float> logits)
+    {
+        int index = TensorPrimitives.IndexOfMaxMagnitude(logits);
+        if (!float.IsFinite(logits[index]))
+            throw new NonFiniteLogitException(index, logits[index]);
+    }
+
+    private void Adjust(Span<float> logits)
+    {
+        if (_seen is not null)
+        {
+            float repetition = _parameters.RepetitionPenalty;
+            foreach ((int token, int times) in _seen)
+            {
+                ref float logit = ref logits[token];
+                logit = logit > 0 ? logit / repetition : logit * repetition;
+                if (times > 0)
+                    logit -= _parameters.PresencePenalty + (_parameters.FrequencyPenalty * times);
+            }
+        }
+
+        foreach ((int token, float bias) in _parameters.LogitBias)
+            logits[token] = bias <= -100 ? float.NegativeInfinity : logits[token] + bias;
+        if (_generated >= _parameters.MinTokens)
+            return;
+        foreach (int token in _banned)
+            logits[token] = float.NegativeInfinity;
+    }
+
+    private int Draw(Span<float> logits, SamplerWorkspace workspace)
+    {
+        Span<float> weights = workspace.Weights.AsSpan(0, logits.Length);
+        TensorPrimitives.Divide(logits, _parameters.Temperature, logits);
+        float max = TensorPrimitives.Max(logits);
+        double sum = Softmax.Weights(logits, max, weights);
+        int most = _parameters.TopK == 0 ? logits.Length : Math.Min(_parameters.TopK, logits.Length);
+        if (most == logits.Length && _parameters.TopP >= 1 && _parameters.MinP == 0)
+            return Pick(weights, sum * _random.NextDouble());
+
+        // The least weight that can pass: by min-p, and because all that is under (1 - p) / n cannot add up to 1 - p.
+        double least = Math.Max(_parameters.MinP, most == logits.Length ? sum * (1 - _parameters.TopP) / logits.Length : 0);
+        ReadOnlySpan<ulong> candidates = Likeliest(weights, (float)least, most, workspace.Keys);
+        double mass = 0;
+        foreach (ulong key in candidates)
+            mass += weights[TokenOf(key)];
+        // What was left out only because it cannot pass top-p still counts to the whole.
+        double nucleus = (most == logits.Length && _parameters.MinP == 0 ? sum : mass) * _parameters.TopP, reached = 0;
+        int kept = 0;
+        while (kept < candidates.Length && (kept == 0 || reached < nucleus))
+            reached += weights[TokenOf(candidates[kept++])];
+        return Pick(weights, candidates[..kept], reached * _random.NextDouble());
+    }
+
+    // Sorts by falling weight (positive floats order as their bits), then by rising id.
+    private static ulong KeyOf(float weight, int token) => ((ulong)~BitConverter.SingleToUInt32Bits(weight) << 32) | (uint)token;
+
+    private static int TokenOf(ulong key) => (int)(uint)key;
+
+    /// <summary>The keys of up to <paramref name="most"/> tokens with at least a weight, sorted.</summary>
+    private static ReadOnlySpan<ulong> Likeliest(ReadOnlySpan<float> weights, float least, int most, ulong[] keys)
+    {
+        // When the buffer is full, all but the likeliest go, and the bar is raised to the last of those: few tokens get past it.
+        int count = 0, room = (int)Math.Min(keys.Length, Math.Max(4L * most, 256));
+        for (int i = 0; i < weights.Length; i++)
+        {
+            float weight = weights[i];
+            if (weight < least || weight == 0)
+                continue;
+            if (count == room)
+            {
+                keys.AsSpan(0, count).Sort();
+                count = most;
+                float bar = weights[TokenOf(keys[most - 1])];
+                least = MathF.BitIncrement(bar); // an equal weight with a higher id comes after all that are kept
+                if (weight < least)
+                    continue;
+            }
+
+            keys[count++] = KeyOf(weight, i);
+        }
+
+        keys.AsSpan(0, count).Sort();
+        return keys.AsSpan(0, Math.Min(count, most));
+    }
+
+    /// <summary>The token at which the running sum of weights passes the threshold.</summary>
+    private static int Pick(ReadOnlySpan<float> weights, double threshold)
+    {
+        int last = 0; // rounding may leave the threshold just above the whole sum
+        double reached = 0;
+        for (int i = 0; i < weights.Length && reached <= threshold; i++)
+        {
+            if (weights[i] == 0)
+                continue;
+            last = i;
+            reached += weights[i];
+        }
+
+        return last;
+    }
+
+    /// <summary>The candidate at which the running sum of weights passes the threshold.</summary>
+    private static int Pick(ReadOnlySpan<float> weights, ReadOnlySpan<ulong> candidates, double threshold)
+    {
+        int i = 0;
+        for (double reached = weights[TokenOf(candidates[0])]; i < candidates.Length - 1 && reached <= threshold; reached += weights[TokenOf(candidates[i])])
+            i++;
+        return TokenOf(candidates[i]);
+    }
+
+    private static TokenLogprobs Logprobs(ReadOnlySpan<float> raw, int token, int count, SamplerWorkspace workspace)
+    {
+        double total = TokenLogprobs.LogSumExp(raw, workspace.Weights);
+        var top = new (int Id, double Logprob)[Math.Min(count, raw.Length)];
+        int filled = 0;
+        for (int i = 0; i < raw.Length && top.Length > 0; i++)
+        {
+            if (filled == top.Length && raw[i] <= raw[top[^1].Id])
+                continue;
+            int at = filled < top.Length ? filled++ : filled - 1;
+            for (; at > 0 && raw[i] > raw[top[at - 1].Id]; at--)
+                top[at] = top[at - 1];
+            top[at] = (i, raw[i] - total);
+        }
+
+        return new TokenLogprobs(raw[token] - total, top);
+    }
+}
