@@ -10,21 +10,9 @@ public static unsafe class Embedding
     public static void Row(in WeightMatrix w, int row, float* destination)
     {
         ArgumentOutOfRangeException.ThrowIfGreaterThanOrEqual((uint)row, (uint)w.Rows, nameof(row));
-        byte* source = w.Data + (row * w.RowBytes);
-        switch (w.Type)
-        {
-            case WeightType.F32:
-                IFloatFormat.Widen<F32>(source, destination, w.Columns);
-                break;
-            case WeightType.F16:
-                IFloatFormat.Widen<F16>(source, destination, w.Columns);
-                break;
-            case WeightType.BF16:
-                IFloatFormat.Widen<BF16>(source, destination, w.Columns);
-                break;
-            default:
-                IntegerRows.DequantizeRow(w, row, destination);
-                break;
-        }
+        if (w.Type.IsFloat)
+            FloatRows.DequantizeRow(w, row, destination);
+        else
+            IntegerRows.DequantizeRow(w, row, destination);
     }
 }

@@ -1,43 +1,40 @@
 using System.Runtime.CompilerServices;
-using System.Runtime.Intrinsics;
 
 namespace Qwen.Cpu;
 
-/// <summary>e^x in 16 lanes, within 2 units in the last place, with the same bits on every instruction set.</summary>
-/// <remarks>
-/// x = n ln 2 + r with |r| &lt;= ln 2 / 2 (Cody and Waite's two-part ln 2); e^r by its Taylor polynomial of degree 7, whose error is below
-/// 2^-27; times 2^n by its exponent bits. Below -87.3 the result would be subnormal and is 0; above 88.7 it is infinity; NaN stays NaN.
-/// </remarks>
+/// <summary>e^x in F32 over all floats, within 1.5 units in the last place, with the same bits at every instruction set.</summary>
 internal static class Exponential
 {
+    /// <summary>e^x; 0 below -104, infinity above 89, subnormal results included, NaN for NaN.</summary>
+    /// <remarks>
+    /// x = n ln 2 + r with |r| up to (ln 2) / 2: adding 1.5 * 2^23 rounds x / ln 2 to the integer n, and ln 2 comes in two parts, the upper one
+    /// short enough for n times it to be exact. e^r is the polynomial of Cephes' expf by Horner's rule in fused steps. 2^n is applied in
+    /// two factors, as n reaches beyond the exponents of normal numbers at both ends.
+    /// </remarks>
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    public static Vector512<float> Of(Vector512<float> x)
+    public static TLanes Exp<TLanes>(TLanes x)
+        where TLanes : unmanaged, ILanes<TLanes>
     {
-        Vector512<float> clamped = Vector512.Min(Vector512.Max(x, Vector512.Create(-88f)), Vector512.Create(89f));
-        // Adding 1.5 * 2^23 rounds to a whole number, which is then in the low bits of the mantissa.
-        Vector512<float> magic = Vector512.Create(12582912f);
-        Vector512<float> shifted = Vector512.FusedMultiplyAdd(clamped, Vector512.Create(1.44269504f), magic);
-        Vector512<float> n = shifted - magic;
-        Vector512<float> r = Vector512.FusedMultiplyAdd(n, Vector512.Create(-0.693359375f), clamped);
-        r = Vector512.FusedMultiplyAdd(n, Vector512.Create(2.12194440e-4f), r);
+        TLanes low = TLanes.Broadcast(-104f), high = TLanes.Broadcast(89f), shift = TLanes.Broadcast(12582912f);
+        x = TLanes.SelectLess(x, low, low, x);
+        x = TLanes.SelectLess(high, x, high, x);
+        TLanes shifted = TLanes.MultiplyAdd(x, TLanes.Broadcast(1.44269504f), shift);
+        TLanes n = shifted - shift;
+        TLanes r = TLanes.MultiplyAdd(n, TLanes.Broadcast(-0.693359375f), x);
+        r = TLanes.MultiplyAdd(n, TLanes.Broadcast(2.12194440e-4f), r);
 
-        Vector512<float> p = Vector512.Create(1f / 5040);
-        p = Vector512.FusedMultiplyAdd(p, r, Vector512.Create(1f / 720));
-        p = Vector512.FusedMultiplyAdd(p, r, Vector512.Create(1f / 120));
-        p = Vector512.FusedMultiplyAdd(p, r, Vector512.Create(1f / 24));
-        p = Vector512.FusedMultiplyAdd(p, r, Vector512.Create(1f / 6));
-        p = Vector512.FusedMultiplyAdd(p, r, Vector512.Create(0.5f));
-        p = Vector512.FusedMultiplyAdd(p, r, Vector512<float>.One);
-        p = Vector512.FusedMultiplyAdd(p, r, Vector512<float>.One);
+        TLanes p = TLanes.Broadcast(1.9875691500e-4f);
+        p = TLanes.MultiplyAdd(p, r, TLanes.Broadcast(1.3981999507e-3f));
+        p = TLanes.MultiplyAdd(p, r, TLanes.Broadcast(8.3334519073e-3f));
+        p = TLanes.MultiplyAdd(p, r, TLanes.Broadcast(4.1665795894e-2f));
+        p = TLanes.MultiplyAdd(p, r, TLanes.Broadcast(1.6666665459e-1f));
+        p = TLanes.MultiplyAdd(p, r, TLanes.Broadcast(5.0000001201e-1f));
+        p = TLanes.MultiplyAdd(p, r, TLanes.Broadcast(1f));
+        p = TLanes.MultiplyAdd(p, r, TLanes.Broadcast(1f));
 
-        // 2^n in two steps, as n may be 128, which has no exponent of its own.
-        Vector512<int> whole = shifted.AsInt32() - magic.AsInt32();
-        Vector512<int> half = whole >> 1;
-        p *= ((half + Vector512.Create(127)) << 23).AsSingle();
-        p *= ((whole - half + Vector512.Create(127)) << 23).AsSingle();
-
-        p = Vector512.ConditionalSelect(Vector512.LessThan(x, Vector512.Create(-87.33654f)), Vector512<float>.Zero, p);
-        p = Vector512.ConditionalSelect(Vector512.GreaterThan(x, Vector512.Create(88.72283f)), Vector512.Create(float.PositiveInfinity), p);
-        return Vector512.ConditionalSelect(Vector512.Equals(x, x), p, x);
+        TLanes exponent = TLanes.SubtractBits(shifted, shift), half = exponent >> 1, bias = TLanes.BroadcastBits(127);
+        TLanes first = TLanes.AddBits(half, bias) << 23;
+        TLanes second = TLanes.AddBits(TLanes.SubtractBits(exponent, half), bias) << 23;
+        return (p * first) * second;
     }
 }

@@ -1,231 +1,180 @@
-using System.Runtime.CompilerServices;
-using System.Runtime.Intrinsics;
+using System.Diagnostics;
 
 namespace Qwen.Cpu;
 
-/// <summary>Rows of F32, F16 and BF16 matrices times F32 activations: y[t, r] = Fold(lanes of W[r, k] * x[t, k]), lane l taking k = l, l + 16, ...</summary>
+/// <summary>Rows of an F32, F16 or BF16 matrix times F32 vectors.</summary>
 /// <remarks>
-/// Lanes run along k in every case, so one token or many, the bits are the same. One to three tokens read the matrix where it is
-/// (memory-bound: 2 bytes a weight in BF16); four or more widen 16 rows to F32 in the caller's scratch, which stays in the L2 cache,
-/// and run a register tile over them (arithmetic-bound: 16 accumulators for 8 loads).
+/// Canonical order of a dot product of K terms: lane l of sixteen sums k = l, l + 16, .. by fused multiply-add, then the lanes fold
+/// (<see cref="ILanes{TSelf}.Fold(TSelf)"/>). It depends on K only, so a result has the same bits alone and in any batch.
+/// Few tokens read the stored rows directly, converting as they load: that is bound by memory. Many tokens share a panel: some rows
+/// converted to F32 once.
 /// </remarks>
 internal static unsafe class FloatRows
 {
-    private const int PanelRows = 16, PanelTokens = 4;
+    /// <summary>Up to this many tokens, converting the stored elements again for each tile of tokens is cheaper than writing a panel.</summary>
+    private const int DirectTokens = 12;
 
-    /// <summary>Scratch that <see cref="Multiply"/> needs.</summary>
-    public static long ScratchBytes(int columns) => PanelRows * (long)Stride(columns) * sizeof(float);
+    // A panel is 32 rows x 1,024 columns of F32, 128 KB in L2. The six tokens of a tile over the same columns are 24 KB: they stay in L1
+    // while the panel's rows pass by. Between two column blocks the lane sums of 32 rows x 96 tokens (192 KB) rest in scratch.
+    private const int PanelRows = 32;
+    private const int PanelColumns = 1024;
+    private const int PanelTokens = 96;
 
-    /// <summary>y[t * yStride + r - from] (+)= W[r, :] . x[t * xStride ..] for rows [from, to) and tokens [0, tokens).</summary>
-    public static void Multiply(in WeightMatrix w, int from, int to, float* x, long xStride, int tokens, float* y, long yStride, bool accumulate, byte* scratch)
+    private const long PanelBytes = PanelRows * PanelColumns * sizeof(float);
+    private const long SumsBytes = PanelRows * PanelTokens * 16 * sizeof(float);
+    private const long TailBytes = PanelTokens * 16 * sizeof(float);
+
+    /// <summary>Bytes of scratch that <see cref="Multiply"/> needs for rows of so many columns, 64-byte aligned, one per worker.</summary>
+    /// <remarks>Sums rest there only between column blocks, of which a narrow matrix has one.</remarks>
+    public static long ScratchBytes(int columns) =>
+        columns <= PanelColumns && columns % 16 == 0 ? PanelBytes : PanelBytes + SumsBytes + TailBytes + 64;
+
+    /// <summary>y[t, r - from] (= or +=) dot(W[r, :], x[t, :]) for r in [from, to) and t in [0, tokens).</summary>
+    /// <param name="w">[Rows, Columns] of F32, F16 or BF16.</param>
+    /// <param name="from">First row.</param>
+    /// <param name="to">One past the last row.</param>
+    /// <param name="x">[tokens, Columns], rows xStride elements apart.</param>
+    /// <param name="xStride">Elements from a row of x to the next.</param>
+    /// <param name="tokens">Rows of x and y.</param>
+    /// <param name="y">[tokens, to - from], rows yStride elements apart.</param>
+    /// <param name="yStride">Elements from a row of y to the next.</param>
+    /// <param name="accumulate">Add to y (once, after the fold) instead of overwriting it.</param>
+    /// <param name="scratch"><see cref="ScratchBytes"/> bytes of this thread's own.</param>
+    public static void Multiply(
+        in WeightMatrix w, int from, int to, float* x, long xStride, int tokens, float* y, long yStride, bool accumulate, byte* scratch)
     {
-        switch (w.Type)
+        FloatWeights rows = new(w.Data + (from * w.RowBytes), w.RowBytes, to - from);
+        FloatVectors vectors = new(x, xStride, tokens);
+        FloatOutput output = new(y, yStride, accumulate);
+        if (Lanes512.IsSupported)
+            Multiply<Lanes512>(w.Type, rows, vectors, w.Columns, output, scratch);
+        else if (Lanes256.IsSupported)
+            Multiply<Lanes256>(w.Type, rows, vectors, w.Columns, output, scratch);
+        else
+            Multiply<Lanes128>(w.Type, rows, vectors, w.Columns, output, scratch);
+    }
+
+    /// <summary>values[i] = F32 of W[row, i], i in [0, Columns): an embedding's row.</summary>
+    public static void DequantizeRow(in WeightMatrix w, int row, float* values)
+    {
+        byte* source = w.Data + (row * w.RowBytes);
+        if (Lanes512.IsSupported)
+            DequantizeRow<Lanes512>(w.Type, source, values, w.Columns);
+        else if (Lanes256.IsSupported)
+            DequantizeRow<Lanes256>(w.Type, source, values, w.Columns);
+        else
+            DequantizeRow<Lanes128>(w.Type, source, values, w.Columns);
+    }
+
+    internal static void Multiply<TLanes>(
+        WeightType type, in FloatWeights w, in FloatVectors x, int columns, in FloatOutput y, byte* scratch)
+        where TLanes : unmanaged, ILanes<TLanes>
+    {
+        switch (type)
         {
             case WeightType.F32:
-                Multiply<F32>(w, from, to, x, xStride, tokens, y, yStride, accumulate, scratch);
+                Multiply<TLanes, F32Element>(w, x, columns, y, scratch);
                 break;
             case WeightType.F16:
-                Multiply<F16>(w, from, to, x, xStride, tokens, y, yStride, accumulate, scratch);
+                Multiply<TLanes, F16Element>(w, x, columns, y, scratch);
                 break;
             case WeightType.BF16:
-                Multiply<BF16>(w, from, to, x, xStride, tokens, y, yStride, accumulate, scratch);
+                Multiply<TLanes, BF16Element>(w, x, columns, y, scratch);
                 break;
             default:
-                throw new ArgumentOutOfRangeException(nameof(w), w.Type, "is not a float type.");
+                throw new UnreachableException($"{type} is not a float type.");
         }
     }
 
-    private static void Multiply<T>(in WeightMatrix w, int from, int to, float* x, long xStride, int tokens, float* y, long yStride, bool accumulate, byte* scratch)
-        where T : struct, IFloatFormat
+    internal static void DequantizeRow<TLanes>(WeightType type, byte* source, float* values, int columns)
+        where TLanes : unmanaged, ILanes<TLanes>
     {
-        int columns = w.Columns;
-        if (tokens < PanelTokens)
+        switch (type)
         {
-            for (int t = 0; t < tokens; t++)
-                Rows<T>(w.Data + (from * w.RowBytes), w.RowBytes, to - from, x + (t * xStride), columns, y + (t * yStride), accumulate);
+            case WeightType.F32:
+                FloatElements.Widen<TLanes, F32Element>(source, values, columns);
+                break;
+            case WeightType.F16:
+                FloatElements.Widen<TLanes, F16Element>(source, values, columns);
+                break;
+            case WeightType.BF16:
+                FloatElements.Widen<TLanes, BF16Element>(source, values, columns);
+                break;
+            default:
+                throw new UnreachableException($"{type} is not a float type.");
+        }
+    }
+
+    /// <summary>w [rows, columns] times x [vectors, columns].</summary>
+    internal static void Multiply<TLanes, TElement>(in FloatWeights w, in FloatVectors x, int columns, in FloatOutput y, byte* scratch)
+        where TLanes : unmanaged, ILanes<TLanes>
+        where TElement : struct, IFloatElement
+    {
+        if (x.Count <= DirectTokens && columns % 16 == 0)
+        {
+            for (int r = 0; r < w.Count; r += FloatTile.Rows)
+            {
+                for (int t = 0; t < x.Count; t += FloatTile.Vectors<TLanes>())
+                {
+                    FloatTile.Multiply<TLanes, TElement>(
+                        w.Slice(r, FloatTile.Rows), x.Slice(t, FloatTile.Vectors<TLanes>()), columns, y.At(t, r));
+                }
+            }
+
             return;
         }
 
-        int stride = Stride(columns);
-        float* panel = (float*)scratch;
-        for (int first = from; first < to; first += PanelRows)
+        for (int t = 0; t < x.Count; t += PanelTokens)
         {
-            int rows = Math.Min(PanelRows, to - first);
-            for (int r = 0; r < rows; r++)
-                IFloatFormat.Widen<T>(w.Data + ((first + r) * w.RowBytes), panel + ((long)r * stride), columns);
-            Panel(panel, stride, rows, x, xStride, tokens, columns, y + (first - from), yStride, accumulate);
+            for (int r = 0; r < w.Count; r += PanelRows)
+                MultiplyPanel<TLanes, TElement>(w.Slice(r, PanelRows), x.Slice(t, PanelTokens), columns, y.At(t, r), scratch);
         }
     }
 
-    // Rows of the panel start on a cache line, and not all in the same cache set.
-    private static int Stride(int columns) => ((columns + 15) & ~15) + 16;
-
-    private static void Panel(float* panel, int stride, int rows, float* x, long xStride, int tokens, int columns, float* y, long yStride, bool accumulate)
+    /// <summary>Up to <see cref="PanelRows"/> rows and <see cref="PanelTokens"/> tokens, column block by column block.</summary>
+    private static void MultiplyPanel<TLanes, TElement>(in FloatWeights w, in FloatVectors x, int columns, in FloatOutput y, byte* scratch)
+        where TLanes : unmanaged, ILanes<TLanes>
+        where TElement : struct, IFloatElement
     {
-        int t = 0;
-        if (Vector512.IsHardwareAccelerated)
+        byte* panel = scratch;
+        float* sums = (float*)(panel + PanelBytes);
+        float* xTail = (float*)(panel + PanelBytes + SumsBytes);
+        byte* stage = panel + PanelBytes + SumsBytes + TailBytes;
+
+        int whole = columns & ~15, tail = columns & 15;
+        for (int k = 0; k < whole; k += PanelColumns)
         {
-            for (; t <= tokens - 4; t += 4)
-            {
-                int r = 0;
-                for (; r <= rows - 4; r += 4)
-                    Tile4x4(panel + ((long)r * stride), stride, x + (t * xStride), xStride, columns, y + (t * yStride) + r, yStride, accumulate);
-                for (int i = 0; i < 4; i++)
-                    Rows<F32>((byte*)(panel + ((long)r * stride)), stride * sizeof(float), rows - r, x + ((t + i) * xStride), columns, y + ((t + i) * yStride) + r, accumulate);
-            }
-        }
-        else
-        {
-            for (; t <= tokens - 2; t += 2)
-            {
-                int r = 0;
-                for (; r <= rows - 2; r += 2)
-                    Tile2x2(panel + ((long)r * stride), stride, x + (t * xStride), xStride, columns, y + (t * yStride) + r, yStride, accumulate);
-                for (int i = 0; i < 2; i++)
-                    Rows<F32>((byte*)(panel + ((long)r * stride)), stride * sizeof(float), rows - r, x + ((t + i) * xStride), columns, y + ((t + i) * yStride) + r, accumulate);
-            }
-        }
-
-        for (; t < tokens; t++)
-            Rows<F32>((byte*)panel, stride * sizeof(float), rows, x + (t * xStride), columns, y + (t * yStride), accumulate);
-    }
-
-    /// <summary>One token, several rows: four at a time, as one chain of additions would wait four cycles for each.</summary>
-    [SkipLocalsInit]
-    private static void Rows<T>(byte* w, long rowBytes, int rows, float* x, int columns, float* y, bool accumulate)
-        where T : struct, IFloatFormat
-    {
-        int body = columns & ~15, tail = columns & 15;
-        Vector512<float> xTail = tail == 0 ? default : Lanes.LoadPartial(x + body, tail);
-        int r = 0;
-        for (; r <= rows - 4; r += 4, w += 4 * rowBytes)
-        {
-            byte* w1 = w + rowBytes, w2 = w1 + rowBytes, w3 = w2 + rowBytes;
-            Vector512<float> a0 = default, a1 = default, a2 = default, a3 = default;
-            for (int k = 0; k < body; k += Lanes.Count)
-            {
-                Vector512<float> v = Vector512.Load(x + k);
-                a0 = Vector512.FusedMultiplyAdd(T.Load(w, k), v, a0);
-                a1 = Vector512.FusedMultiplyAdd(T.Load(w1, k), v, a1);
-                a2 = Vector512.FusedMultiplyAdd(T.Load(w2, k), v, a2);
-                a3 = Vector512.FusedMultiplyAdd(T.Load(w3, k), v, a3);
-            }
-
-            if (tail != 0)
-            {
-                a0 = Vector512.FusedMultiplyAdd(IFloatFormat.LoadPartial<T>(w, body, tail), xTail, a0);
-                a1 = Vector512.FusedMultiplyAdd(IFloatFormat.LoadPartial<T>(w1, body, tail), xTail, a1);
-                a2 = Vector512.FusedMultiplyAdd(IFloatFormat.LoadPartial<T>(w2, body, tail), xTail, a2);
-                a3 = Vector512.FusedMultiplyAdd(IFloatFormat.LoadPartial<T>(w3, body, tail), xTail, a3);
-            }
-
-            Put(y + r, a0, accumulate);
-            Put(y + r + 1, a1, accumulate);
-            Put(y + r + 2, a2, accumulate);
-            Put(y + r + 3, a3, accumulate);
-        }
-
-        for (; r < rows; r++, w += rowBytes)
-        {
-            Vector512<float> a = default;
-            for (int k = 0; k < body; k += Lanes.Count)
-                a = Vector512.FusedMultiplyAdd(T.Load(w, k), Vector512.Load(x + k), a);
-            if (tail != 0)
-                a = Vector512.FusedMultiplyAdd(IFloatFormat.LoadPartial<T>(w, body, tail), xTail, a);
-            Put(y + r, a, accumulate);
-        }
-    }
-
-    /// <summary>4 rows by 4 tokens: 16 accumulators, 4 weights and a load-op in the 32 registers of AVX-512.</summary>
-    [SkipLocalsInit]
-    private static void Tile4x4(float* w, int stride, float* x, long xStride, int columns, float* y, long yStride, bool accumulate)
-    {
-        float* x1 = x + xStride, x2 = x1 + xStride, x3 = x2 + xStride, w1 = w + stride, w2 = w1 + stride, w3 = w2 + stride;
-        Vector512<float> a00 = default, a01 = default, a02 = default, a03 = default, a10 = default, a11 = default, a12 = default, a13 = default;
-        Vector512<float> a20 = default, a21 = default, a22 = default, a23 = default, a30 = default, a31 = default, a32 = default, a33 = default;
-        int body = columns & ~15;
-        for (int k = 0; k < body; k += Lanes.Count)
-        {
-            Vector512<float> b0 = Vector512.Load(w + k), b1 = Vector512.Load(w1 + k), b2 = Vector512.Load(w2 + k), b3 = Vector512.Load(w3 + k);
-            Vector512<float> v = Vector512.Load(x + k);
-            a00 = Vector512.FusedMultiplyAdd(b0, v, a00);
-            a01 = Vector512.FusedMultiplyAdd(b1, v, a01);
-            a02 = Vector512.FusedMultiplyAdd(b2, v, a02);
-            a03 = Vector512.FusedMultiplyAdd(b3, v, a03);
-            v = Vector512.Load(x1 + k);
-            a10 = Vector512.FusedMultiplyAdd(b0, v, a10);
-            a11 = Vector512.FusedMultiplyAdd(b1, v, a11);
-            a12 = Vector512.FusedMultiplyAdd(b2, v, a12);
-            a13 = Vector512.FusedMultiplyAdd(b3, v, a13);
-            v = Vector512.Load(x2 + k);
-            a20 = Vector512.FusedMultiplyAdd(b0, v, a20);
-            a21 = Vector512.FusedMultiplyAdd(b1, v, a21);
-            a22 = Vector512.FusedMultiplyAdd(b2, v, a22);
-            a23 = Vector512.FusedMultiplyAdd(b3, v, a23);
-            v = Vector512.Load(x3 + k);
-            a30 = Vector512.FusedMultiplyAdd(b0, v, a30);
-            a31 = Vector512.FusedMultiplyAdd(b1, v, a31);
-            a32 = Vector512.FusedMultiplyAdd(b2, v, a32);
-            a33 = Vector512.FusedMultiplyAdd(b3, v, a33);
-        }
-
-        int tail = columns & 15;
-        if (tail != 0)
-        {
-            Vector512<float> b0 = Lanes.LoadPartial(w + body, tail), b1 = Lanes.LoadPartial(w1 + body, tail), b2 = Lanes.LoadPartial(w2 + body, tail), b3 = Lanes.LoadPartial(w3 + body, tail);
-            Vector512<float> v0 = Lanes.LoadPartial(x + body, tail), v1 = Lanes.LoadPartial(x1 + body, tail), v2 = Lanes.LoadPartial(x2 + body, tail), v3 = Lanes.LoadPartial(x3 + body, tail);
-            (a00, a01, a02, a03) = (Vector512.FusedMultiplyAdd(b0, v0, a00), Vector512.FusedMultiplyAdd(b1, v0, a01), Vector512.FusedMultiplyAdd(b2, v0, a02), Vector512.FusedMultiplyAdd(b3, v0, a03));
-            (a10, a11, a12, a13) = (Vector512.FusedMultiplyAdd(b0, v1, a10), Vector512.FusedMultiplyAdd(b1, v1, a11), Vector512.FusedMultiplyAdd(b2, v1, a12), Vector512.FusedMultiplyAdd(b3, v1, a13));
-            (a20, a21, a22, a23) = (Vector512.FusedMultiplyAdd(b0, v2, a20), Vector512.FusedMultiplyAdd(b1, v2, a21), Vector512.FusedMultiplyAdd(b2, v2, a22), Vector512.FusedMultiplyAdd(b3, v2, a23));
-            (a30, a31, a32, a33) = (Vector512.FusedMultiplyAdd(b0, v3, a30), Vector512.FusedMultiplyAdd(b1, v3, a31), Vector512.FusedMultiplyAdd(b2, v3, a32), Vector512.FusedMultiplyAdd(b3, v3, a33));
-        }
-
-        Put4(y, a00, a01, a02, a03, accumulate);
-        Put4(y + yStride, a10, a11, a12, a13, accumulate);
-        Put4(y + (2 * yStride), a20, a21, a22, a23, accumulate);
-        Put4(y + (3 * yStride), a30, a31, a32, a33, accumulate);
-    }
-
-    /// <summary>2 rows by 2 tokens: what the 16 registers of AVX2 hold, two to an accumulator.</summary>
-    [SkipLocalsInit]
-    private static void Tile2x2(float* w, int stride, float* x, long xStride, int columns, float* y, long yStride, bool accumulate)
-    {
-        float* x1 = x + xStride, w1 = w + stride;
-        Vector512<float> a00 = default, a01 = default, a10 = default, a11 = default;
-        int body = columns & ~15, tail = columns & 15;
-        for (int k = 0; k < body; k += Lanes.Count)
-        {
-            Vector512<float> b0 = Vector512.Load(w + k), b1 = Vector512.Load(w1 + k), v0 = Vector512.Load(x + k), v1 = Vector512.Load(x1 + k);
-            a00 = Vector512.FusedMultiplyAdd(b0, v0, a00);
-            a01 = Vector512.FusedMultiplyAdd(b1, v0, a01);
-            a10 = Vector512.FusedMultiplyAdd(b0, v1, a10);
-            a11 = Vector512.FusedMultiplyAdd(b1, v1, a11);
+            int width = Math.Min(PanelColumns, whole - k);
+            FloatWeights block = new(panel, width * sizeof(float), w.Count);
+            for (int r = 0; r < w.Count; r++)
+                FloatElements.Widen<TLanes, TElement>(w.Data + (r * w.Stride) + ((long)k * TElement.Bytes), (float*)(panel + (r * block.Stride)), width);
+            TilePart part = (k == 0 ? TilePart.First : 0) | (k + width == columns ? TilePart.Last : 0);
+            MultiplyBlock<TLanes>(block, new(x.Data + k, x.Stride, x.Count), width, y, sums, part);
         }
 
         if (tail != 0)
         {
-            Vector512<float> b0 = Lanes.LoadPartial(w + body, tail), b1 = Lanes.LoadPartial(w1 + body, tail), v0 = Lanes.LoadPartial(x + body, tail), v1 = Lanes.LoadPartial(x1 + body, tail);
-            a00 = Vector512.FusedMultiplyAdd(b0, v0, a00);
-            a01 = Vector512.FusedMultiplyAdd(b1, v0, a01);
-            a10 = Vector512.FusedMultiplyAdd(b0, v1, a10);
-            a11 = Vector512.FusedMultiplyAdd(b1, v1, a11);
+            for (int r = 0; r < w.Count; r++)
+                TLanes.Store(Tail.Load<TLanes, TElement>(w.Data + (r * w.Stride) + ((long)whole * TElement.Bytes), tail, -0f, stage), (float*)panel + (r * 16));
+            for (int t = 0; t < x.Count; t++)
+                TLanes.Store(Tail.Load<TLanes, F32Element>((byte*)(x.Data + (t * x.Stride) + whole), tail, 0f, stage), xTail + (t * 16));
+            TilePart part = (whole == 0 ? TilePart.First : 0) | TilePart.Last;
+            MultiplyBlock<TLanes>(new(panel, 16 * sizeof(float), w.Count), new(xTail, 16, x.Count), 16, y, sums, part);
         }
-
-        Put(y, a00, accumulate);
-        Put(y + 1, a01, accumulate);
-        Put(y + yStride, a10, accumulate);
-        Put(y + yStride + 1, a11, accumulate);
     }
 
-    [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    private static void Put4(float* y, Vector512<float> a0, Vector512<float> a1, Vector512<float> a2, Vector512<float> a3, bool accumulate)
+    /// <summary>All tiles of one column block of a panel.</summary>
+    private static void MultiplyBlock<TLanes>(in FloatWeights w, in FloatVectors x, int width, in FloatOutput y, float* sums, TilePart part)
+        where TLanes : unmanaged, ILanes<TLanes>
     {
-        Put(y, a0, accumulate);
-        Put(y + 1, a1, accumulate);
-        Put(y + 2, a2, accumulate);
-        Put(y + 3, a3, accumulate);
+        for (int t = 0; t < x.Count; t += FloatTile.Vectors<TLanes>())
+        {
+            FloatVectors vectors = x.Slice(t, FloatTile.Vectors<TLanes>());
+            for (int r = 0; r < w.Count; r += FloatTile.Rows)
+            {
+                FloatTile.Multiply<TLanes, PanelElement>(w.Slice(r, FloatTile.Rows), vectors, width, y.At(t, r), sums, part);
+                sums += FloatTile.Rows * FloatTile.Vectors<TLanes>() * 16;
+            }
+        }
     }
-
-    [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    private static void Put(float* y, Vector512<float> lanes, bool accumulate) => *y = accumulate ? *y + Lanes.Fold(lanes) : Lanes.Fold(lanes);
 }

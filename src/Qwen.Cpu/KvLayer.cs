@@ -1,87 +1,85 @@
 namespace Qwen.Cpu;
 
-/// <summary>How cached keys and values are stored.</summary>
+/// <summary>How the elements of the key-value cache are stored.</summary>
 public enum KvType : byte
 {
     /// <summary>IEEE binary16.</summary>
     F16,
 
-    /// <summary>bfloat16.</summary>
+    /// <summary>The upper half of a binary32.</summary>
     BF16,
 
     /// <summary>IEEE binary32.</summary>
     F32,
 }
 
-/// <summary>The paged keys and values of one layer: each [block, head, slot in block, headDim], so that a head's keys of a block lie together.</summary>
+/// <summary>The paged keys and values of one layer: for each of both, [block][head][slot in block][headDim].</summary>
+/// <remarks>So the keys of a block and head are a small row-major matrix, which the float kernels read as it lies.</remarks>
 public readonly unsafe struct KvLayer
 {
-    /// <summary>First key.</summary>
+    /// <summary>First byte of block 0's keys.</summary>
     public byte* Keys { get; init; }
 
-    /// <summary>First value.</summary>
+    /// <summary>First byte of block 0's values.</summary>
     public byte* Values { get; init; }
 
-    /// <summary>Type of both.</summary>
+    /// <summary>Storage of the elements.</summary>
     public KvType Type { get; init; }
 
-    /// <summary>Tokens in a block.</summary>
+    /// <summary>Positions of a block.</summary>
     public int BlockSize { get; init; }
 
-    /// <summary>Key and value heads.</summary>
+    /// <summary>Key-value heads.</summary>
     public int Heads { get; init; }
 
-    /// <summary>Width of a head; a multiple of 8.</summary>
+    /// <summary>Elements of a head: a multiple of 8, at most 256.</summary>
     public int HeadDim { get; init; }
 
     /// <summary>Bytes of an element.</summary>
-    public static int ElementBytes(KvType type) => type == KvType.F32 ? 4 : 2;
+    public static int ElementBytes(KvType type) => type == KvType.F32 ? sizeof(float) : sizeof(short);
 
-    /// <summary>Writes a token's keys and values [Heads * HeadDim] to a slot (block * BlockSize + offset).</summary>
+    /// <summary>Stores a token's keys and values, rounded to the cache's type.</summary>
+    /// <param name="keys">[heads, headDim].</param>
+    /// <param name="values">[heads, headDim].</param>
+    /// <param name="slot">block * BlockSize + slot in the block.</param>
     public void Write(float* keys, float* values, int slot)
     {
-        for (int head = 0; head < Heads; head++)
-        {
-            long at = Offset(slot / BlockSize, head, slot % BlockSize);
-            Write(keys + (head * HeadDim), Keys + at);
-            Write(values + (head * HeadDim), Values + at);
-        }
+        if (Lanes512.IsSupported)
+            Write<Lanes512>(keys, values, slot);
+        else if (Lanes256.IsSupported)
+            Write<Lanes256>(keys, values, slot);
+        else
+            Write<Lanes128>(keys, values, slot);
     }
 
-    /// <summary>Bytes from the first key to a slot of a head in a block.</summary>
-    internal long Offset(int block, int head, int slot) => ((((((long)block * Heads) + head) * BlockSize) + slot) * HeadDim) * ElementBytes(Type);
-
-    /// <summary>Widens rows of a head, slots [from, to) of a block, to F32.</summary>
-    internal void Read(byte* rows, int block, int head, int from, int to, float* destination)
+    internal void Write<TLanes>(float* keys, float* values, int slot)
+        where TLanes : unmanaged, ILanes<TLanes>
     {
-        byte* source = rows + Offset(block, head, from);
-        int count = (to - from) * HeadDim;
-        switch (Type)
+        (int block, int position) = Math.DivRem(slot, BlockSize);
+        for (int h = 0; h < Heads; h++)
         {
-            case KvType.F16:
-                IFloatFormat.Widen<F16>(source, destination, count);
-                break;
-            case KvType.BF16:
-                IFloatFormat.Widen<BF16>(source, destination, count);
-                break;
-            default:
-                IFloatFormat.Widen<F32>(source, destination, count);
-                break;
+            long offset = Offset(block, h, position);
+            Narrow<TLanes>(keys + (h * HeadDim), Keys + offset);
+            Narrow<TLanes>(values + (h * HeadDim), Values + offset);
         }
     }
 
-    private void Write(float* row, byte* destination)
+    /// <summary>Bytes from the first key (or value) to that of a head at a slot of a block.</summary>
+    internal long Offset(int block, int head, int slot) => (((((long)block * Heads) + head) * BlockSize) + slot) * HeadDim * ElementBytes(Type);
+
+    private void Narrow<TLanes>(float* row, byte* target)
+        where TLanes : unmanaged, ILanes<TLanes>
     {
         switch (Type)
         {
             case KvType.F16:
-                IFloatFormat.Narrow<F16>(row, destination, HeadDim);
+                FloatElements.Narrow<TLanes, F16Element>(row, target, HeadDim);
                 break;
             case KvType.BF16:
-                IFloatFormat.Narrow<BF16>(row, destination, HeadDim);
+                FloatElements.Narrow<TLanes, BF16Element>(row, target, HeadDim);
                 break;
             default:
-                IFloatFormat.Narrow<F32>(row, destination, HeadDim);
+                FloatElements.Narrow<TLanes, F32Element>(row, target, HeadDim);
                 break;
         }
     }

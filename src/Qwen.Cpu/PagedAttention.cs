@@ -1,235 +1,144 @@
-using System.Runtime.CompilerServices;
-using System.Runtime.Intrinsics;
+using System.Diagnostics;
 
 namespace Qwen.Cpu;
 
-/// <summary>The queries of one sequence in a step: rows FirstToken .. of the query matrix, at consecutive positions.</summary>
+/// <summary>The tokens that a sequence has in a step: rows [FirstToken, FirstToken + Tokens) of q, at consecutive positions.</summary>
 public readonly unsafe struct AttentionSequence
 {
-    /// <summary>First row.</summary>
+    /// <summary>Row of q, and of the output, of its first token.</summary>
     public int FirstToken { get; init; }
 
-    /// <summary>Rows.</summary>
+    /// <summary>Tokens in this step: 1 when decoding, a chunk of the prompt in prefill.</summary>
     public int Tokens { get; init; }
 
-    /// <summary>Position of the first row; the cache holds all positions up to the last row's.</summary>
+    /// <summary>Position of its first token. The cache already holds keys and values up to the last token's position.</summary>
     public int FirstPosition { get; init; }
 
-    /// <summary>Block numbers: position p lies in block Blocks[p / BlockSize].</summary>
+    /// <summary>Block table: the block of positions [i * BlockSize, (i + 1) * BlockSize).</summary>
     public int* Blocks { get; init; }
 }
 
-/// <summary>
-/// Causal grouped-query attention over a paged cache with an online softmax (Milakov and Gimelshein, 2018; FlashAttention, 2022).
-/// </summary>
+/// <summary>Causal grouped-query attention over the paged cache, for decode and prefill in one batch.</summary>
 /// <remarks>
-/// The order, which makes a token's bits depend on its query, its position and the cache alone: positions are cut in chunks of
-/// <see cref="Chunk"/> counted from 0. In a chunk: scores (16 lanes over the head, folded, times the scale), their maximum, e^(score - max)
-/// (summed in 16 lanes by position, folded), and the weighted values added by position. Chunks merge in rising order.
-/// A piece of work is up to <see cref="TileTokens"/> tokens of a sequence and one key head: a chunk is widened to F32 once for all of
-/// them and for all query heads of the group.
+/// A token's output has the same bits in any batch, chunking, block size and thread count: <see cref="AttentionTile"/> states the order.
+/// Work is handed out in tiles (some tokens of a sequence, one key-value head). Where there are too few tiles to keep the threads busy,
+/// tiles are split over spans of the context; the parts go to scratch and are merged in order in a second, short job.
 /// </remarks>
 public static unsafe class PagedAttention
 {
-    /// <summary>Positions that share a softmax before they are merged.</summary>
-    public const int Chunk = 128;
+    /// <summary>With this many tiles per thread, the last to finish keeps nobody waiting for long, and no tile is split.</summary>
+    private const int TilesPerThread = 4;
 
-    /// <summary>Tokens of a sequence that share the widened keys and values.</summary>
-    private const int TileTokens = 16;
+    /// <summary>Scratch that split tiles share: 64 heads of 128 elements at a context of 240,000. Without room a tile is not split.</summary>
+    private const long PartialBytes = 16 << 20;
 
-    /// <summary>Scratch for each thread.</summary>
-    public static long ScratchBytes(int queryHeads, int kvHeads, int headDim)
+    /// <summary>Bytes of scratch for <see cref="Run"/>, 64-byte aligned.</summary>
+    /// <param name="threads">Threads of the pool.</param>
+    /// <param name="sequences">Most sequences of a step.</param>
+    /// <param name="queryHeads">Query heads.</param>
+    /// <param name="kvHeads">Key-value heads.</param>
+    /// <param name="headDim">Elements of a head.</param>
+    public static long ScratchBytes(int threads, int sequences, int queryHeads, int kvHeads, int headDim)
     {
-        long rows = (long)TileTokens * (queryHeads / kvHeads);
-        long floats = (2L * Chunk * headDim) + Chunk + headDim + (2 * rows);
-        return (floats * sizeof(float) + 63) & ~63L;
+        int group = queryHeads / kvHeads;
+        return PartialBytes + (threads * AttentionTile.ScratchLength(group, headDim, Width(headDim)) * sizeof(float)) + ((long)sequences * sizeof(AttentionPlan));
     }
 
-    /// <summary>Attends, over all threads.</summary>
+    /// <summary>output[token, head] = softmax(scale * q[token, head] . K) V over the positions that causality and the window leave.</summary>
     /// <param name="pool">The threads.</param>
-    /// <param name="layer">Keys and values.</param>
-    /// <param name="sequences">The step's sequences.</param>
-    /// <param name="queries">[tokens, queryHeads * HeadDim] with <paramref name="queryStride"/> floats from row to row.</param>
-    /// <param name="queryStride">Floats from row to row.</param>
-    /// <param name="queryHeads">A multiple of the layer's heads.</param>
-    /// <param name="scale">Factor on the scores: 1 / sqrt(HeadDim).</param>
-    /// <param name="window">Keys a query sees, its own included; 0 for all.</param>
-    /// <param name="output">[tokens, queryHeads * HeadDim].</param>
-    /// <param name="outputStride">Floats from row to row.</param>
-    /// <param name="scratch"><see cref="ScratchBytes"/> for each thread, one after the other, 64-byte aligned.</param>
+    /// <param name="layer">The cache of this layer.</param>
+    /// <param name="sequences">The sequences of the step.</param>
+    /// <param name="q">[tokens, queryHeads, headDim], qStride elements from a token to the next.</param>
+    /// <param name="qStride">Elements from a token of q to the next.</param>
+    /// <param name="queryHeads">A multiple of the layer's key-value heads; neighbours share one.</param>
+    /// <param name="scale">Factor on the scores, usually 1 / sqrt(headDim).</param>
+    /// <param name="slidingWindow">A token sees this many positions, itself included; 0 for all.</param>
+    /// <param name="output">[tokens, queryHeads, headDim], outputStride elements from a token to the next.</param>
+    /// <param name="outputStride">Elements from a token of the output to the next.</param>
+    /// <param name="scratch"><see cref="ScratchBytes"/>, 64-byte aligned.</param>
+    /// <exception cref="ArgumentException">The heads do not divide, or the head dimension is no multiple of 8 up to 256.</exception>
     public static void Run(
-        WorkerPool pool, in KvLayer layer, ReadOnlySpan<AttentionSequence> sequences, float* queries, long queryStride, int queryHeads, float scale, int window,
-        float* output, long outputStride, byte* scratch)
+        WorkerPool pool, in KvLayer layer, ReadOnlySpan<AttentionSequence> sequences, float* q, long qStride, int queryHeads, float scale,
+        int slidingWindow, float* output, long outputStride, byte* scratch)
     {
-        int tiles = 0;
-        foreach (AttentionSequence sequence in sequences)
-            tiles += Tiles(sequence);
+        if (Lanes512.IsSupported)
+            Run<Lanes512>(pool, layer, sequences, q, qStride, queryHeads, scale, slidingWindow, output, outputStride, scratch, PartialBytes);
+        else if (Lanes256.IsSupported)
+            Run<Lanes256>(pool, layer, sequences, q, qStride, queryHeads, scale, slidingWindow, output, outputStride, scratch, PartialBytes);
+        else
+            Run<Lanes128>(pool, layer, sequences, q, qStride, queryHeads, scale, slidingWindow, output, outputStride, scratch, PartialBytes);
+    }
+
+    /// <summary>The same at one instruction-set level, with so much of the scratch for split tiles.</summary>
+    internal static void Run<TLanes>(
+        WorkerPool pool, in KvLayer layer, ReadOnlySpan<AttentionSequence> sequences, float* q, long qStride, int queryHeads, float scale,
+        int slidingWindow, float* output, long outputStride, byte* scratch, long partialBytes)
+        where TLanes : unmanaged, ILanes<TLanes>
+    {
+        ArgumentNullException.ThrowIfNull(pool);
+        if (layer.Heads <= 0 || queryHeads <= 0 || queryHeads % layer.Heads != 0)
+            throw new ArgumentException($"{queryHeads} query heads do not divide into {layer.Heads} key-value heads.", nameof(queryHeads));
+        if (layer.HeadDim is <= 0 or > 256 || layer.HeadDim % 8 != 0)
+            throw new ArgumentException($"A head dimension of {layer.HeadDim} is not a multiple of 8 up to 256.", nameof(layer));
+
+        AttentionShape shape = new(queryHeads / layer.Heads, Width(layer.HeadDim), scale, slidingWindow);
+        long workerLength = AttentionTile.ScratchLength(shape.Group, layer.HeadDim, shape.Width);
+        float* partials = (float*)scratch, workers = (float*)(scratch + PartialBytes);
+        AttentionPlan* plans = (AttentionPlan*)(workers + (pool.Threads * workerLength));
         fixed (AttentionSequence* first = sequences)
         {
-            long perWorker = ScratchBytes(queryHeads, layer.Heads, layer.HeadDim);
-            var job = new Job(layer, first, sequences.Length, queries, queryStride, queryHeads / layer.Heads, scale, window, output, outputStride, (float*)scratch, perWorker / sizeof(float));
-            pool.Run(ref job, tiles * layer.Heads);
+            AttentionStep step = new(layer, first, sequences.Length, shape, q, qStride, output, outputStride, plans, workers, workerLength, partials);
+            int items = step.Plan(pool.Threads == 1 ? 0 : TilesPerThread * pool.Threads, partialBytes / sizeof(float), out bool anySplit);
+            switch (layer.Type)
+            {
+                case KvType.F16:
+                    Run<TLanes, F16Element>(pool, step, items, anySplit);
+                    break;
+                case KvType.BF16:
+                    Run<TLanes, BF16Element>(pool, step, items, anySplit);
+                    break;
+                case KvType.F32:
+                    Run<TLanes, F32Element>(pool, step, items, anySplit);
+                    break;
+                default:
+                    throw new UnreachableException($"{layer.Type} is no cache type.");
+            }
         }
     }
 
-    private static int Tiles(in AttentionSequence sequence) => (sequence.Tokens + TileTokens - 1) / TileTokens;
+    private static int Width(int headDim) => (headDim + 15) & ~15;
 
-    private readonly struct Job(
-        KvLayer layer, AttentionSequence* sequences, int sequenceCount, float* queries, long queryStride, int group, float scale, int window,
-        float* output, long outputStride, float* scratch, long scratchPerWorker) : IJob
+    private static void Run<TLanes, TElement>(WorkerPool pool, in AttentionStep step, int items, bool anySplit)
+        where TLanes : unmanaged, ILanes<TLanes>
+        where TElement : struct, IFloatElement
+    {
+        AttendJob<TLanes, TElement> attend = new(step);
+        pool.Run(ref attend, items);
+        if (anySplit)
+        {
+            MergeJob<TLanes> merge = new(step);
+            pool.Run(ref merge, step.Sequences * step.KvHeads);
+        }
+    }
+
+    private readonly struct AttendJob<TLanes, TElement>(AttentionStep step) : IJob
+        where TLanes : unmanaged, ILanes<TLanes>
+        where TElement : struct, IFloatElement
     {
         public void Execute(int from, int to, int worker)
         {
             for (int item = from; item < to; item++)
-            {
-                // The last tiles of a prompt are the longest: hand them out first.
-                int head = item % layer.Heads, tile = item / layer.Heads, s = sequenceCount - 1;
-                while (tile >= Tiles(sequences[s]))
-                    tile -= Tiles(sequences[s--]);
-                int last = sequences[s].Tokens - (tile * TileTokens);
-                Attend(sequences[s], Math.Max(last - TileTokens, 0), last, head, scratch + (worker * scratchPerWorker));
-            }
+                step.Attend<TLanes, TElement>(item, worker);
         }
+    }
 
-        /// <summary>Tokens [from, to) of a sequence, all query heads of one key head.</summary>
-        private void Attend(in AttentionSequence sequence, int from, int to, int head, float* work)
+    private readonly struct MergeJob<TLanes>(AttentionStep step) : IJob
+        where TLanes : unmanaged, ILanes<TLanes>
+    {
+        public void Execute(int from, int to, int worker)
         {
-            int headDim = layer.HeadDim, rows = (to - from) * group;
-            float* keys = work, values = keys + (Chunk * headDim), scores = values + (Chunk * headDim);
-            float* partial = scores + Chunk, maxima = partial + headDim, sums = maxima + rows;
-            int firstPosition = sequence.FirstPosition + from, lastPosition = sequence.FirstPosition + to - 1;
-            int firstKey = window == 0 ? 0 : Math.Max(firstPosition - window + 1, 0);
-            // The running maximum and sum of each row are in the scratch, its running weighted values in the output itself.
-            for (int start = firstKey / Chunk * Chunk; start <= lastPosition; start += Chunk)
-            {
-                int end = Math.Min(start + Chunk, lastPosition + 1);
-                Widen(layer.Keys, sequence.Blocks, head, start, end, keys);
-                Widen(layer.Values, sequence.Blocks, head, start, end, values);
-                for (int row = 0; row < rows; row++)
-                {
-                    int token = from + (row / group), position = sequence.FirstPosition + token;
-                    int begin = window == 0 ? start : Math.Max(start, position - window + 1), stop = Math.Min(end, position + 1);
-                    if (begin >= stop)
-                        continue;
-                    long column = ((long)head * group + (row % group)) * headDim;
-                    float* q = queries + ((sequence.FirstToken + token) * queryStride) + column;
-                    float* y = output + ((sequence.FirstToken + token) * outputStride) + column;
-                    bool isFirst = start <= (window == 0 ? 0 : Math.Max(position - window + 1, 0));
-                    Merge(q, keys, values, begin - start, stop - start, scores, partial, y, maxima + row, sums + row, isFirst);
-                }
-            }
-
-            for (int row = 0; row < rows; row++)
-            {
-                float* y = output + ((sequence.FirstToken + from + (row / group)) * outputStride) + (((long)head * group + (row % group)) * headDim);
-                float inverse = 1 / sums[row];
-                for (int i = 0; i < headDim; i++)
-                    y[i] *= inverse;
-            }
+            for (int item = from; item < to; item++)
+                step.Merge<TLanes>(item, worker);
         }
-
-        private void Widen(byte* rows, int* blocks, int head, int start, int end, float* destination)
-        {
-            for (int position = start; position < end;)
-            {
-                int slot = position % layer.BlockSize, count = Math.Min(layer.BlockSize - slot, end - position);
-                layer.Read(rows, blocks[position / layer.BlockSize], head, slot, slot + count, destination + ((long)(position - start) * layer.HeadDim));
-                position += count;
-            }
-        }
-
-        /// <summary>Softmax over positions [begin, stop) of a chunk, merged into the running maximum, sum and weighted values.</summary>
-        [SkipLocalsInit]
-        private void Merge(float* q, float* keys, float* values, int begin, int stop, float* scores, float* partial, float* y, float* maximum, float* sum, bool isFirst)
-        {
-            int headDim = layer.HeadDim;
-            float max = float.NegativeInfinity;
-            for (int p = begin; p < stop; p++)
-            {
-                float score = Dot(q, keys + ((long)p * headDim), headDim) * scale;
-                scores[p] = score;
-                max = MathF.Max(max, score);
-            }
-
-            float total = Exponentials(scores, begin, stop, max);
-            WeightedSum(scores, values, begin, stop, headDim, partial);
-
-            if (isFirst)
-            {
-                *maximum = max;
-                *sum = total;
-                Unsafe.CopyBlockUnaligned(y, partial, (uint)headDim * sizeof(float));
-                return;
-            }
-
-            float merged = MathF.Max(*maximum, max), old = Exp(*maximum - merged), now = Exp(max - merged);
-            *maximum = merged;
-            *sum = MathF.FusedMultiplyAdd(*sum, old, total * now);
-            for (int i = 0; i < headDim; i += 8)
-                Vector256.FusedMultiplyAdd(Vector256.Load(y + i), Vector256.Create(old), Vector256.Load(partial + i) * now).Store(y + i);
-        }
-
-        /// <summary>scores[p] = e^(scores[p] - max), and their sum: lane p % 16 in rising order, folded.</summary>
-        private static float Exponentials(float* scores, int begin, int stop, float max)
-        {
-            Vector512<float> lanes = default;
-            for (int p = begin & ~15; p < stop; p += Lanes.Count)
-            {
-                // Lanes outside [begin, stop) hold leftovers: they count as e^-infinity.
-                Vector512<int> position = Vector512.Create(p) + Vector512<int>.Indices;
-                Vector512<int> inside = Vector512.GreaterThanOrEqual(position, Vector512.Create(begin)) & Vector512.LessThan(position, Vector512.Create(stop));
-                Vector512<float> e = Exponential.Of(Vector512.Load(scores + p) - Vector512.Create(max));
-                e = Vector512.ConditionalSelect(inside.AsSingle(), e, Vector512<float>.Zero);
-                e.Store(scores + p);
-                lanes += e;
-            }
-
-            return Lanes.Fold(lanes);
-        }
-
-        /// <summary>y[i] = sum over positions, in rising order, of weight[p] * values[p, i].</summary>
-        private static void WeightedSum(float* weights, float* values, int begin, int stop, int headDim, float* y)
-        {
-            int i = 0;
-            for (; i <= headDim - 64; i += 64)
-            {
-                Vector512<float> a0 = default, a1 = default, a2 = default, a3 = default;
-                for (int p = begin; p < stop; p++)
-                {
-                    Vector512<float> w = Vector512.Create(weights[p]);
-                    float* v = values + ((long)p * headDim) + i;
-                    a0 = Vector512.FusedMultiplyAdd(w, Vector512.Load(v), a0);
-                    a1 = Vector512.FusedMultiplyAdd(w, Vector512.Load(v + 16), a1);
-                    a2 = Vector512.FusedMultiplyAdd(w, Vector512.Load(v + 32), a2);
-                    a3 = Vector512.FusedMultiplyAdd(w, Vector512.Load(v + 48), a3);
-                }
-
-                a0.Store(y + i);
-                a1.Store(y + i + 16);
-                a2.Store(y + i + 32);
-                a3.Store(y + i + 48);
-            }
-
-            for (; i < headDim; i += 8)
-            {
-                Vector256<float> a = default;
-                for (int p = begin; p < stop; p++)
-                    a = Vector256.FusedMultiplyAdd(Vector256.Create(weights[p]), Vector256.Load(values + ((long)p * headDim) + i), a);
-                a.Store(y + i);
-            }
-        }
-
-        private static float Dot(float* a, float* b, int count)
-        {
-            Vector512<float> lanes = default;
-            int i = 0;
-            for (; i <= count - Lanes.Count; i += Lanes.Count)
-                lanes = Vector512.FusedMultiplyAdd(Vector512.Load(a + i), Vector512.Load(b + i), lanes);
-            if (i < count)
-                lanes = Vector512.FusedMultiplyAdd(Lanes.LoadPartial(a + i, count - i), Lanes.LoadPartial(b + i, count - i), lanes);
-            return Lanes.Fold(lanes);
-        }
-
-        private static float Exp(float x) => Exponential.Of(Vector512.CreateScalar(x)).ToScalar();
     }
 }

@@ -2,153 +2,347 @@ namespace Qwen.Cpu.Tests;
 
 public sealed unsafe class PagedAttentionTests
 {
-    /// <summary>Random caches, groups, block sizes, windows: close to a double-precision softmax over the stored keys and values.</summary>
-    [Fact]
-    public void Run_MatchesDoublePrecision()
+    public static TheoryData<Isa, KvType> Kernels()
     {
-        for (int seed = 0; seed < 60; seed++)
+        TheoryData<Isa, KvType> data = [];
+        foreach (Isa isa in Enum.GetValues<Isa>())
         {
-            using var test = new Case(new Random(seed));
-            int tokens = test.Random.Next(1, 40), first = test.Context - tokens;
-            if (first < 0)
-                continue;
-            float[] output = test.Run([(first, tokens)]);
-            for (int t = 0; t < tokens; t++)
+            foreach (KvType type in Enum.GetValues<KvType>())
+                data.Add(isa, type);
+        }
+
+        return data;
+    }
+
+    [SkippableTheory]
+    [MemberData(nameof(Kernels))]
+    public void Run_EqualsTheCanonicalOrder_BitForBit_ForAnyShape(Isa isa, KvType type)
+    {
+        isa.SkipUnlessSupported();
+        int seed = Environment.TickCount;
+        Random random = new(seed);
+        foreach ((int headDim, int kvHeads, int group) in (ReadOnlySpan<(int, int, int)>)[(32, 2, 2), (64, 1, 7), (128, 2, 1), (8, 1, 5), (24, 1, 3), (72, 1, 6), (256, 1, 2), (16, 1, 100)])
+        {
+            Cache cache = new(type, random.Next(1, 3) == 1 ? 16 : random.Next(1, 40), kvHeads, headDim, sequences: 3, positions: 700, random);
+            (int First, int Tokens)[] batch = [(random.Next(600), 1), (random.Next(500), random.Next(2, 40)), (0, random.Next(1, 30))];
+            int window = random.Next(3) == 0 ? random.Next(1, 300) : 0;
+            float[] q = Cache.RandomFloats(batch.Sum(s => s.Tokens) * kvHeads * group * headDim, random);
+            float[] actual = cache.Attend(isa, q, batch, group, window, threads: random.Next(1, 4), partialBytes: random.Next(2) * 100_000);
+
+            int row = 0;
+            for (int s = 0; s < batch.Length; s++)
             {
-                for (int head = 0; head < test.QueryHeads; head++)
-                    test.CheckAgainstDouble(output.AsSpan(((t * test.QueryHeads) + head) * test.HeadDim, test.HeadDim), first + t, head, seed);
+                for (int t = 0; t < batch[s].Tokens; t++, row++)
+                {
+                    // The first, the last and some of the others: the reference is slow.
+                    if (t != 0 && t != batch[s].Tokens - 1 && random.Next(4) != 0)
+                        continue;
+                    for (int h = 0; h < kvHeads * group; h++)
+                    {
+                        int at = ((row * kvHeads * group) + h) * headDim;
+                        float[] expected = cache.Reference(s, h / group, batch[s].First + t, q.AsSpan(at, headDim), window);
+                        Assert.True(
+                            expected.AsSpan().SequenceEqual(actual.AsSpan(at, headDim)),
+                            $"seed {seed}: headDim {headDim}, {kvHeads} x {group} heads, block {cache.BlockSize}, window {window}, position {batch[s].First + t}, head {h}");
+                    }
+                }
             }
         }
     }
 
-    /// <summary>A query's bits do not depend on the chunk it comes in, its batch, or the number of threads.</summary>
-    [Fact]
-    public void Run_GivesTheSameBits_HoweverTheTokensAreCut()
+    [Theory]
+    [InlineData(KvType.F16)]
+    [InlineData(KvType.BF16)]
+    [InlineData(KvType.F32)]
+    public void Run_GivesTheSameBits_AloneOrInABatch_WholeOrInChunks_OnAnyThreads(KvType type)
     {
-        for (int seed = 0; seed < 40; seed++)
-        {
-            using var test = new Case(new Random(seed), contextAtLeast: 150);
-            float[] whole = test.Run([(0, test.Context)]);
-            var cuts = new List<(int First, int Tokens)>();
-            for (int first = 0; first < test.Context;)
-            {
-                int tokens = Math.Min(test.Random.Next(1, 60), test.Context - first);
-                cuts.Add((first, tokens));
-                first += tokens;
-            }
+        int seed = Environment.TickCount;
+        Random random = new(seed);
+        const int Group = 4, HeadDim = 64, Heads = 2, Tokens = 300, First = 1400;
+        Cache small = new(type, 16, Heads, HeadDim, 2, First + Tokens, random);
+        Cache large = small.WithBlockSize(37, random);
+        float[] q = Cache.RandomFloats(2 * Tokens * Heads * Group * HeadDim, random);
+        float[] whole = small.Attend(Isa.Avx512, q, [(First, Tokens), (First, Tokens)], Group, 0, threads: 1, partialBytes: 0);
+        Assert.Equal(whole, large.Attend(Isa.Avx512, q, [(First, Tokens), (First, Tokens)], Group, 0, threads: 3, partialBytes: 16 << 20));
 
-            Assert.Equal(whole, test.Run([.. cuts])); // as one batch of many sequences over the same blocks
-            float[] alone = [.. cuts.SelectMany(cut => test.Run([cut], threads: 1))];
-            Assert.Equal(whole, alone);
+        int width = Heads * Group * HeadDim;
+        for (int t = 0; t < Tokens;)
+        {
+            int chunk = Math.Min(random.Next(3) == 0 ? 1 : random.Next(1, 120), Tokens - t);
+            float[] part = large.Attend(Isa.Avx512, q[(t * width)..((t + chunk) * width)], [(First + t, chunk)], Group, 0, threads: 2, partialBytes: 16 << 20);
+            Assert.True(whole.AsSpan(t * width, chunk * width).SequenceEqual(part), $"seed {seed}: tokens {t}..{t + chunk}");
+            t += chunk;
         }
     }
 
-    private sealed class Case : IDisposable
+    [Fact]
+    public void Run_IgnoresWhatLaterPositionsHold_EvenInfinityAndNaN()
     {
-        private readonly NativeBuffer<byte> _cache;
-        private readonly NativeBuffer<float> _queries;
-        private readonly NativeBuffer<int> _blocks;
-        private readonly KvLayer _layer;
-        private readonly float[] _keys, _values;
-        private readonly int _window;
+        Random random = new(11);
+        Cache cache = new(KvType.F32, 16, 1, 32, 1, 64, random);
+        float[] q = Cache.RandomFloats(40 * 32, random);
+        float[] clean = cache.Attend(Isa.Avx512, q, [(0, 40)], 1, 0, 1, 0);
+        cache.Poison(0, fromPosition: 20);
+        float[] poisoned = cache.Attend(Isa.Avx512, q, [(0, 40)], 1, 0, 1, 0);
+        Assert.Equal(clean[..(20 * 32)], poisoned[..(20 * 32)]);
+        Assert.All(poisoned[(20 * 32)..], v => Assert.True(float.IsNaN(v)));
+    }
 
-        public Case(Random random, int contextAtLeast = 1)
+    [Fact]
+    public void Run_NamesWhatIsWrong()
+    {
+        using WorkerPool pool = new(1);
+        ArgumentException heads = Assert.Throws<ArgumentException>(() => Run(pool, new() { Heads = 2, HeadDim = 32 }));
+        Assert.Contains("3 query heads", heads.Message, StringComparison.Ordinal);
+        ArgumentException dimension = Assert.Throws<ArgumentException>(() => Run(pool, new() { Heads = 3, HeadDim = 20 }));
+        Assert.Contains("20", dimension.Message, StringComparison.Ordinal);
+
+        static void Run(WorkerPool pool, KvLayer layer) => PagedAttention.Run(pool, layer, [], null, 0, queryHeads: 3, 1f, 0, null, 0, null);
+    }
+
+    [Fact]
+    public void Run_AllocatesNothing()
+    {
+        Random random = new(3);
+        Cache cache = new(KvType.F16, 16, 2, 64, 1, 2000, random);
+        float[] q = Cache.RandomFloats(2 * 4 * 64, random);
+        long allocated = 0;
+        cache.Attend(Isa.Avx512, q, [(1900, 1)], 4, 0, threads: 2, partialBytes: 16 << 20, run =>
         {
-            Random = random;
-            HeadDim = new[] { 8, 32, 64, 72, 128 }[random.Next(5)];
-            int kvHeads = random.Next(1, 4), blockSize = random.Next(1, 40);
-            QueryHeads = kvHeads * random.Next(1, 5);
-            Context = random.Next(contextAtLeast, 400);
-            _window = random.Next(3) == 0 ? random.Next(1, Context + 10) : 0;
-            var type = (KvType)random.Next(3);
-            int blocks = ((Context + blockSize - 1) / blockSize) + 3;
-            long half = (long)blocks * kvHeads * blockSize * HeadDim * KvLayer.ElementBytes(type);
-            _cache = new NativeBuffer<byte>(2 * half);
-            _layer = new KvLayer { Keys = _cache.Pointer, Values = _cache.Pointer + half, Type = type, BlockSize = blockSize, Heads = kvHeads, HeadDim = HeadDim };
-            _blocks = new NativeBuffer<int>(blocks);
-            int[] order = [.. Enumerable.Range(0, blocks)];
-            random.Shuffle(order);
-            order.CopyTo(_blocks.Span);
+            run();
+            long before = GC.GetAllocatedBytesForCurrentThread();
+            run();
+            allocated = GC.GetAllocatedBytesForCurrentThread() - before;
+        });
+        Assert.Equal(0, allocated);
+    }
 
-            _queries = TestData.Floats(random, (long)Context * QueryHeads * HeadDim, 2);
-            using NativeBuffer<float> keys = TestData.Floats(random, (long)Context * kvHeads * HeadDim, 2), values = TestData.Floats(random, (long)Context * kvHeads * HeadDim);
-            for (int p = 0; p < Context; p++)
-                _layer.Write(keys.Pointer + ((long)p * kvHeads * HeadDim), values.Pointer + ((long)p * kvHeads * HeadDim), (_blocks.Pointer[p / blockSize] * blockSize) + (p % blockSize));
-            _keys = [.. keys.Span.ToArray().Select(v => Stored(v, type))];
-            _values = [.. values.Span.ToArray().Select(v => Stored(v, type))];
+    /// <summary>Sequences with random keys and values in randomly scattered blocks, and the plain references over them.</summary>
+    private sealed class Cache
+    {
+        private readonly KvType _type;
+        private readonly int _heads;
+        private readonly int _headDim;
+        private readonly int _positions;
+        private readonly float[][] _keys; // [sequence][position, head, headDim], rounded to the type.
+        private readonly float[][] _values;
+        private readonly int[][] _blocks;
+
+        public Cache(KvType type, int blockSize, int heads, int headDim, int sequences, int positions, Random random)
+            : this(type, blockSize, heads, headDim, positions, random, Rows(type, sequences, positions * heads * headDim, random), Rows(type, sequences, positions * heads * headDim, random))
+        {
         }
 
-        public Random Random { get; }
-
-        public int HeadDim { get; }
-
-        public int QueryHeads { get; }
-
-        public int Context { get; }
-
-        private float Scale => 1 / MathF.Sqrt(HeadDim);
-
-        public float[] Run((int First, int Tokens)[] cuts, int threads = 3)
+        private Cache(KvType type, int blockSize, int heads, int headDim, int positions, Random random, float[][] keys, float[][] values)
         {
-            int width = QueryHeads * HeadDim, tokens = cuts.Sum(c => c.Tokens), row = 0;
-            var sequences = new List<AttentionSequence>();
-            using var queries = new NativeBuffer<float>((long)tokens * width);
-            using var output = new NativeBuffer<float>((long)tokens * width);
-            foreach ((int first, int count) in cuts)
+            (_type, BlockSize, _heads, _headDim, _positions, _keys, _values) = (type, blockSize, heads, headDim, positions, keys, values);
+            int perSequence = (positions + blockSize - 1) / blockSize;
+            int[] scattered = [.. Enumerable.Range(0, perSequence * keys.Length)];
+            random.Shuffle(scattered);
+            _blocks = [.. scattered.Chunk(perSequence)];
+        }
+
+        public int BlockSize { get; }
+
+        public static float[] RandomFloats(int count, Random random, Func<float, float>? map = null) =>
+            [.. Enumerable.Range(0, count).Select(_ => (random.NextSingle() * 4) - 2).Select(v => map is null ? v : map(v))];
+
+        public Cache WithBlockSize(int blockSize, Random random) => new(_type, blockSize, _heads, _headDim, _positions, random, _keys, _values);
+
+        public KvLayer Layer(byte* keys, byte* values) =>
+            new() { Keys = keys, Values = values, Type = _type, BlockSize = BlockSize, Heads = _heads, HeadDim = _headDim };
+
+        public void Poison(int sequence, int fromPosition)
+        {
+            int from = fromPosition * _heads * _headDim;
+            _keys[sequence].AsSpan(from).Fill(float.NaN);
+            _values[sequence].AsSpan(from).Fill(float.PositiveInfinity);
+        }
+
+        /// <summary>Writes the cache with <see cref="KvLayer.Write"/>, then attends. Each sequence's tokens are (first position, count).</summary>
+        public float[] Attend(
+            Isa isa, float[] q, (int First, int Tokens)[] batch, int group, int window, int threads, long partialBytes, Action<Action>? repeat = null)
+        {
+            long bytes = (long)BlockSize * _heads * _headDim * KvLayer.ElementBytes(_type) * _blocks.Sum(b => b.Length);
+            using GuardedMemory<byte> keys = new(bytes), values = new(bytes);
+            KvLayer layer = Layer(keys.Pointer, values.Pointer);
+            for (int s = 0; s < _keys.Length; s++)
             {
-                sequences.Add(new AttentionSequence { FirstToken = row, Tokens = count, FirstPosition = first, Blocks = _blocks.Pointer });
-                _queries.Span.Slice(first * width, count * width).CopyTo(queries.Span[(row * width)..]);
-                row += count;
+                fixed (float* k = _keys[s], v = _values[s])
+                {
+                    for (int p = 0; p < _positions; p++)
+                        Write(isa, layer, k + (p * _heads * _headDim), v + (p * _heads * _headDim), (_blocks[s][p / BlockSize] * BlockSize) + (p % BlockSize));
+                }
             }
 
-            using var pool = new WorkerPool(threads);
-            using var scratch = new NativeBuffer<byte>(PagedAttention.ScratchBytes(QueryHeads, _layer.Heads, HeadDim) * threads);
-            PagedAttention.Run(pool, _layer, sequences.ToArray(), queries.Pointer, width, QueryHeads, Scale, _window, output.Pointer, width, scratch.Pointer);
-            return output.Span.ToArray();
-        }
-
-        public void CheckAgainstDouble(ReadOnlySpan<float> actual, int position, int head, int seed)
-        {
-            int kvHeads = _layer.Heads, kvHead = head / (QueryHeads / kvHeads), begin = _window == 0 ? 0 : Math.Max(position - _window + 1, 0);
-            var weights = new double[position + 1];
-            double max = double.NegativeInfinity, sum = 0;
-            for (int p = begin; p <= position; p++)
+            int queryHeads = _heads * group, width = queryHeads * _headDim;
+            float[] output = new float[q.Length];
+            int[] tables = [.. _blocks.SelectMany(b => b)];
+            AttentionSequence[] sequences = new AttentionSequence[batch.Length];
+            using WorkerPool pool = new(threads);
+            using NativeBuffer<byte> scratch = new(PagedAttention.ScratchBytes(threads, batch.Length, queryHeads, _heads, _headDim));
+            scratch.Span.Fill(0xFF); // NaN, should anything be read before it is written.
+            fixed (float* query = q, result = output)
+            fixed (int* table = tables)
+            fixed (AttentionSequence* sequence = sequences)
             {
-                for (int i = 0; i < HeadDim; i++)
-                    weights[p] += (double)_queries.Pointer[(((position * QueryHeads) + head) * HeadDim) + i] * _keys[(((p * kvHeads) + kvHead) * HeadDim) + i];
-                weights[p] *= Scale;
-                max = Math.Max(max, weights[p]);
+                int row = 0;
+                for (int s = 0; s < batch.Length; s++)
+                {
+                    sequence[s] = new() { FirstToken = row, Tokens = batch[s].Tokens, FirstPosition = batch[s].First, Blocks = table + (s * _blocks[0].Length) };
+                    row += batch[s].Tokens;
+                }
+
+                float* from = query, to = result;
+                AttentionSequence* first = sequence;
+                byte* memory = scratch.Pointer;
+                float scale = Scale;
+                void Run()
+                {
+                    switch (isa)
+                    {
+                        case Isa.Avx512 when Lanes512.IsSupported:
+                            PagedAttention.Run<Lanes512>(pool, layer, new(first, batch.Length), from, width, queryHeads, scale, window, to, width, memory, partialBytes);
+                            break;
+                        case Isa.Avx2:
+                            PagedAttention.Run<Lanes256>(pool, layer, new(first, batch.Length), from, width, queryHeads, scale, window, to, width, memory, partialBytes);
+                            break;
+                        default:
+                            PagedAttention.Run<Lanes128>(pool, layer, new(first, batch.Length), from, width, queryHeads, scale, window, to, width, memory, partialBytes);
+                            break;
+                    }
+                }
+
+                if (repeat is null)
+                    Run();
+                else
+                    repeat(Run);
             }
 
-            for (int p = begin; p <= position; p++)
-                sum += weights[p] = Math.Exp(weights[p] - max);
-            for (int i = 0; i < HeadDim; i++)
+            return output;
+        }
+
+        /// <summary>The canonical order in scalar code, itself checked against double precision.</summary>
+        public float[] Reference(int sequence, int head, int position, ReadOnlySpan<float> q, int window)
+        {
+            int start = window == 0 ? 0 : Math.Max(0, position - window + 1);
+            State total = new(_headDim);
+            for (int span = start / AttentionTile.Span; span * AttentionTile.Span <= position; span++)
             {
-                double exact = 0;
-                for (int p = begin; p <= position; p++)
-                    exact += weights[p] / sum * _values[(((p * kvHeads) + kvHead) * HeadDim) + i];
-                Assert.True(Math.Abs(exact - actual[i]) < 1e-5, $"seed {seed}, position {position}, head {head}, {i}: {exact} against {actual[i]}");
+                State spanState = new(_headDim);
+                for (int chunk = span * AttentionTile.Span; chunk < (span + 1) * AttentionTile.Span; chunk += AttentionTile.Chunk)
+                    spanState.Merge(ChunkState(chunk, Math.Max(start, chunk), Math.Min(position + 1, chunk + AttentionTile.Chunk), q));
+                total.Merge(spanState);
+            }
+
+            float inverse = 1f / total.Sum;
+            float[] result = [.. total.Output.Select(v => v * inverse)];
+            double[] exact = Exact(sequence, head, start, position, q);
+            for (int d = 0; d < _headDim; d++)
+                Assert.InRange(Math.Abs(result[d] - exact[d]), 0, 2e-5);
+            return result;
+
+            State ChunkState(int chunk, int from, int to, ReadOnlySpan<float> query)
+            {
+                State state = new(_headDim);
+                if (from >= to)
+                    return state;
+                float[] scores = new float[to - from];
+                state.Max = float.NegativeInfinity;
+                for (int p = from; p < to; p++)
+                {
+                    scores[p - from] = Canonical.Dot(Row(_keys[sequence], p, head), query) * Scale;
+                    state.Max = Math.Max(state.Max, scores[p - from]);
+                }
+
+                float[] lanes = new float[16];
+                for (int p = from; p < to; p++)
+                {
+                    float weight = Canonical.Exp(scores[p - from] - state.Max);
+                    lanes[(p - chunk) % 16] += weight;
+                    ReadOnlySpan<float> value = Row(_values[sequence], p, head);
+                    for (int d = 0; d < _headDim; d++)
+                        state.Output[d] = MathF.FusedMultiplyAdd(weight, value[d], state.Output[d]);
+                }
+
+                state.Sum = Canonical.Fold16(lanes);
+                return state;
             }
         }
 
-        public void Dispose()
+        private static void Write(Isa isa, KvLayer layer, float* k, float* v, int slot)
         {
-            _cache.Dispose();
-            _queries.Dispose();
-            _blocks.Dispose();
+            switch (isa)
+            {
+                case Isa.Avx512 when Lanes512.IsSupported:
+                    layer.Write<Lanes512>(k, v, slot);
+                    break;
+                case Isa.Avx2:
+                    layer.Write<Lanes256>(k, v, slot);
+                    break;
+                default:
+                    layer.Write<Lanes128>(k, v, slot);
+                    break;
+            }
         }
 
-        private static float Stored(float v, KvType type) => type switch
+        private static float[][] Rows(KvType type, int sequences, int length, Random random) =>
+            [.. Enumerable.Range(0, sequences).Select(_ => RandomFloats(length, random, v => Round(type, v)))];
+
+        private static float Round(KvType type, float value) => type switch
         {
-            KvType.F16 => (float)(Half)v,
-            KvType.BF16 => RoundedToBF16(v),
-            _ => v,
+            KvType.F16 => (float)(Half)value,
+            KvType.BF16 => BitConverter.UInt32BitsToSingle(BitConverter.SingleToUInt32Bits(value) & 0xFFFF0000),
+            _ => value,
         };
 
-        private static float RoundedToBF16(float v)
+        private float Scale => 1f / MathF.Sqrt(_headDim);
+
+        private ReadOnlySpan<float> Row(float[] rows, int position, int head) => rows.AsSpan(((position * _heads) + head) * _headDim, _headDim);
+
+        private double[] Exact(int sequence, int head, int start, int position, ReadOnlySpan<float> q)
         {
-            uint bits = BitConverter.SingleToUInt32Bits(v);
-            return BitConverter.UInt32BitsToSingle((bits + 0x7fff + ((bits >> 16) & 1)) & 0xffff0000);
+            double[] scores = new double[position + 1 - start], result = new double[_headDim];
+            for (int p = start; p <= position; p++)
+            {
+                ReadOnlySpan<float> key = Row(_keys[sequence], p, head);
+                for (int d = 0; d < _headDim; d++)
+                    scores[p - start] += (double)key[d] * q[d] * Scale;
+            }
+
+            double max = scores.Max(), sum = scores.Sum(s => Math.Exp(s - max));
+            for (int p = start; p <= position; p++)
+            {
+                for (int d = 0; d < _headDim; d++)
+                    result[d] += Math.Exp(scores[p - start] - max) / sum * Row(_values[sequence], p, head)[d];
+            }
+
+            return result;
+        }
+
+        private sealed class State(int headDim)
+        {
+            public float Max { get; set; }
+
+            public float Sum { get; set; }
+
+            public float[] Output { get; private set; } = new float[headDim];
+
+            public void Merge(State later)
+            {
+                if (later.Sum == 0)
+                    return;
+                if (Sum == 0)
+                {
+                    (Max, Sum, Output) = (later.Max, later.Sum, [.. later.Output]);
+                    return;
+                }
+
+                float max = Math.Max(Max, later.Max), a = Canonical.Exp(Max - max), b = Canonical.Exp(later.Max - max);
+                (Max, Sum) = (max, MathF.FusedMultiplyAdd(later.Sum, b, Sum * a));
+                for (int d = 0; d < Output.Length; d++)
+                    Output[d] = MathF.FusedMultiplyAdd(later.Output[d], b, Output[d] * a);
+            }
         }
     }
 }

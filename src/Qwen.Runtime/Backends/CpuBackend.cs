@@ -108,7 +108,8 @@ public sealed unsafe class CpuBackend : IBackend
     /// <inheritdoc/>
     public void Attention(Activations qkv, AttentionLayer layer, Activations attended)
     {
-        _attentionScratch ??= new NativeBuffer<byte>(PagedAttention.ScratchBytes(layer.Heads, layer.KvHeads, layer.HeadDim) * Threads);
+        _attentionScratch ??= new NativeBuffer<byte>(
+            PagedAttention.ScratchBytes(Threads, _batch.MaxSequences, layer.Heads, layer.KvHeads, layer.HeadDim));
         float scale = 1 / MathF.Sqrt(layer.HeadDim);
         PagedAttention.Run(
             _pool, _cache.Layer(layer.Layer), _sequences.AsSpan(0, _batch.SequenceCount), Values(qkv), qkv.Columns, layer.Heads, scale, layer.SlidingWindow,

@@ -1,0 +1,256 @@
+namespace Qwen.Cpu;
+
+/// <summary>Consecutive tokens of one sequence against one key-value head: the unit of attention that one thread computes.</summary>
+/// <remarks>
+/// Its rows are [token][query head of the group]: all of them share each load of a key and a value. Canonical order for a row at position
+/// p, whatever the tile, the thread or the size of a block. Positions are cut into chunks of <see cref="Chunk"/>, aligned to 0, and of a
+/// chunk those count that causality and the window leave: scores are dot products (order of <see cref="FloatRows"/>) times the scale;
+/// m is the largest; weights are e^(score - m); lane l of sixteen adds the weights at l, l + 16, .. of the chunk, and the lanes fold;
+/// each output element adds weight * value in fused steps over rising positions, from 0. The chunks of a span of <see cref="Span"/>
+/// positions merge in rising order, and so do the spans (<see cref="SoftmaxState.Merge"/>).
+/// </remarks>
+internal readonly unsafe struct AttentionTile(
+    KvLayer layer, AttentionSequence sequence, int token, int tokens, int kvHead, AttentionShape shape)
+{
+    /// <summary>Positions whose scores are held at once: 128 floats a row.</summary>
+    public const int Chunk = 128;
+
+    /// <summary>Positions that different threads may work on apart; what they saw is then merged in order.</summary>
+    public const int Span = 512;
+
+    /// <summary>Rows of q that a tile holds, unless one token's group is larger: enough to pay for converting keys and values once per tile.</summary>
+    private const int TargetRows = 96;
+
+    private int Rows => tokens * shape.Group;
+
+    private int FirstPosition => sequence.FirstPosition + token;
+
+    private int Width => shape.Width;
+
+    private int HeadDim => layer.HeadDim;
+
+    /// <summary>The positions that any row wants.</summary>
+    private PositionRange Positions => new(shape.WindowStart(FirstPosition), FirstPosition + tokens);
+
+    /// <summary>Tokens of a tile.</summary>
+    public static int Tokens(int group) => Math.Max(1, TargetRows / group);
+
+    /// <summary>Rows of a full tile.</summary>
+    public static int MaxRows(int group) => Tokens(group) * group;
+
+    /// <summary>Floats of a worker's scratch: q, scores, values of a chunk, three states, and what FloatRows needs.</summary>
+    public static long ScratchLength(int group, int headDim, int width)
+    {
+        int rows = MaxRows(group);
+        return (((long)rows * headDim + 15) / 16 * 16) + ((long)rows * Chunk) + ((long)Chunk * width)
+            + (3 * SoftmaxState.Length(rows, width)) + ((rows * 2 + 15) / 16 * 16) + (FloatRows.ScratchBytes(headDim) / sizeof(float));
+    }
+
+    /// <summary>Attends to all positions and writes the rows' outputs.</summary>
+    public void Run<TLanes, TElement>(float* q, long qStride, float* output, long outputStride, float* scratch)
+        where TLanes : unmanaged, ILanes<TLanes>
+        where TElement : struct, IFloatElement
+    {
+        Memory memory = new(this, scratch);
+        GatherQueries(q, qStride, memory.Queries);
+        SoftmaxState total = memory.Total;
+        total.Reset();
+        PositionRange positions = Positions;
+        for (int span = positions.From / Span; span * Span < positions.To; span++)
+        {
+            RunSpan<TLanes, TElement>(span, memory, memory.Span);
+            total.Merge<TLanes>(memory.Span);
+        }
+
+        Write<TLanes>(total, output, outputStride);
+    }
+
+    /// <summary>Attends to one span's positions only and leaves what it saw in a state of this tile's rows.</summary>
+    public void RunSpan<TLanes, TElement>(int span, float* q, long qStride, in SoftmaxState result, float* scratch)
+        where TLanes : unmanaged, ILanes<TLanes>
+        where TElement : struct, IFloatElement
+    {
+        Memory memory = new(this, scratch);
+        GatherQueries(q, qStride, memory.Queries);
+        RunSpan<TLanes, TElement>(span, memory, result);
+    }
+
+    /// <summary>Writes the rows' outputs, [headDim] each.</summary>
+    public void Write<TLanes>(in SoftmaxState total, float* output, long outputStride)
+        where TLanes : unmanaged, ILanes<TLanes>
+    {
+        for (int r = 0; r < Rows; r++)
+        {
+            (int t, int h) = Math.DivRem(r, shape.Group);
+            float* head = output + ((sequence.FirstToken + token + t) * outputStride) + ((((long)kvHead * shape.Group) + h) * layer.HeadDim);
+            total.Normalize<TLanes>(r, head, layer.HeadDim);
+        }
+    }
+
+    private void GatherQueries(float* q, long qStride, float* queries)
+    {
+        long group = (long)shape.Group * layer.HeadDim;
+        for (int t = 0; t < tokens; t++)
+        {
+            float* source = q + ((sequence.FirstToken + token + t) * qStride) + (kvHead * group);
+            Buffer.MemoryCopy(source, queries + (t * group), group * sizeof(float), group * sizeof(float));
+        }
+    }
+
+    private void RunSpan<TLanes, TElement>(int span, in Memory memory, in SoftmaxState result)
+        where TLanes : unmanaged, ILanes<TLanes>
+        where TElement : struct, IFloatElement
+    {
+        result.Reset();
+        PositionRange positions = Positions;
+        int end = Math.Min((span + 1) * Span, positions.To);
+        for (int chunk = span * Span; chunk < end; chunk += Chunk)
+        {
+            int from = Math.Max(chunk, positions.From), to = Math.Min(chunk + Chunk, end);
+            if (from >= to)
+                continue;
+            Score<TLanes, TElement>(chunk, from, to, memory);
+            memory.Chunk.Reset();
+            for (int r = 0; r < Rows; r++)
+            {
+                int position = FirstPosition + (r / shape.Group);
+                PositionRange range = new(Math.Max(shape.WindowStart(position), from) - chunk, Math.Min(position + 1, to) - chunk);
+                memory.Ranges[r] = range;
+                if (range.From < range.To)
+                    Exponentiate<TLanes>(memory.Scores + ((long)r * Chunk), range, shape.Scale, out memory.Chunk.Max[r], out memory.Chunk.Sum[r]);
+            }
+
+            Accumulate<TLanes, TElement>(chunk, from, to, memory);
+            result.Merge<TLanes>(memory.Chunk);
+        }
+    }
+
+    /// <summary>scores[row, position - chunk] = dot(q[row], key[position]) for positions [from, to).</summary>
+    private void Score<TLanes, TElement>(int chunk, int from, int to, in Memory memory)
+        where TLanes : unmanaged, ILanes<TLanes>
+        where TElement : struct, IFloatElement
+    {
+        long keyBytes = (long)layer.HeadDim * TElement.Bytes;
+        FloatVectors queries = new(memory.Queries, layer.HeadDim, Rows);
+        while (from < to)
+        {
+            byte* keys = layer.Keys + Locate(from, to, out int count);
+            FloatOutput scores = new(memory.Scores + (from - chunk), Chunk, accumulate: false);
+            FloatRows.Multiply<TLanes, TElement>(new(keys, keyBytes, count), queries, layer.HeadDim, scores, memory.FloatRows);
+            from += count;
+        }
+    }
+
+    /// <summary>Scores of a row become weights e^(score * scale - max), with their maximum and sum.</summary>
+    private static void Exponentiate<TLanes>(float* scores, PositionRange range, float scale, out float max, out float sum)
+        where TLanes : unmanaged, ILanes<TLanes>
+    {
+        // Whole vectors: what lies outside the range becomes -infinity, whose weight is 0 and adds nothing.
+        int from = range.From & ~15, to = (range.To + 15) & ~15;
+        new Span<float>(scores + from, range.From - from).Fill(float.NegativeInfinity);
+        new Span<float>(scores + range.To, to - range.To).Fill(float.NegativeInfinity);
+
+        float* stage = stackalloc float[16];
+        TLanes scales = TLanes.Broadcast(scale), most = TLanes.Broadcast(float.NegativeInfinity);
+        for (int i = from; i < to; i += 16)
+        {
+            TLanes score = TLanes.Load(scores + i) * scales;
+            TLanes.Store(score, scores + i);
+            most = TLanes.SelectLess(most, score, score, most);
+        }
+
+        TLanes.Store(most, stage);
+        float largest = stage[0];
+        for (int i = 1; i < 16; i++)
+            largest = largest < stage[i] ? stage[i] : largest;
+
+        max = largest;
+        sum = Softmax.Weights<TLanes>(scores + from, to - from, largest, scores + from);
+    }
+
+    /// <summary>chunk output[row] = sum of weight * value over the row's positions.</summary>
+    private void Accumulate<TLanes, TElement>(int chunk, int from, int to, in Memory memory)
+        where TLanes : unmanaged, ILanes<TLanes>
+        where TElement : struct, IFloatElement
+    {
+        // Up to four rows are one tile and read the cache directly; for more, or where a head does not fill whole vectors, F32 copies.
+        bool direct = Rows <= 4 && Width == layer.HeadDim;
+        long valueBytes = (long)layer.HeadDim * TElement.Bytes;
+        for (int position = from; position < to;)
+        {
+            byte* values = layer.Values + Locate(position, to, out int count);
+            if (direct)
+            {
+                int first = position - chunk;
+                WeightedValues.Accumulate<TLanes, TElement>(
+                    memory.Scores, Chunk, memory.Ranges, Rows, values, valueBytes, first, first + count, memory.Chunk.Output, Width);
+            }
+            else
+            {
+                for (int i = 0; i < count; i++)
+                    FloatElements.Widen<TLanes, TElement>(values + (i * valueBytes), memory.Values + ((position - from + i) * Width), layer.HeadDim);
+            }
+
+            position += count;
+        }
+
+        if (!direct)
+        {
+            WeightedValues.Accumulate<TLanes, PanelElement>(
+                memory.Scores, Chunk, memory.Ranges, Rows, (byte*)memory.Values, Width * sizeof(float), from - chunk, to - chunk, memory.Chunk.Output, Width);
+        }
+    }
+
+    /// <summary>Bytes from the start of the keys, or of the values, to a position; and how many positions follow in its block, up to a limit.</summary>
+    private long Locate(int position, int limit, out int count)
+    {
+        (int block, int offset) = Math.DivRem(position, layer.BlockSize);
+        count = Math.Min(layer.BlockSize - offset, limit - position);
+        return layer.Offset(sequence.Blocks[block], kvHead, offset);
+    }
+
+    /// <summary>A worker's scratch, cut up for a tile.</summary>
+    private readonly struct Memory
+    {
+        public readonly float* Queries;
+        public readonly float* Scores;
+        public readonly float* Values;
+        public readonly SoftmaxState Chunk;
+        public readonly SoftmaxState Span;
+        public readonly SoftmaxState Total;
+        public readonly PositionRange* Ranges;
+        public readonly byte* FloatRows;
+
+        public Memory(in AttentionTile tile, float* scratch)
+        {
+            int rows = tile.Rows, width = tile.Width;
+            long state = SoftmaxState.Length(rows, width);
+            Scores = scratch;
+            Values = Scores + ((long)rows * AttentionTile.Chunk);
+            Chunk = new(Values + ((long)AttentionTile.Chunk * width), rows, width);
+            Span = new(Chunk.Output + state, rows, width);
+            Total = new(Span.Output + state, rows, width);
+            Ranges = (PositionRange*)(Total.Output + state);
+            Queries = (float*)Ranges + ((((rows * 2) + 15) / 16) * 16);
+            FloatRows = (byte*)(Queries + ((((long)rows * tile.HeadDim) + 15) / 16 * 16));
+        }
+    }
+}
+
+/// <summary>What all tiles of a step share.</summary>
+internal readonly struct AttentionShape(int group, int width, float scale, int slidingWindow)
+{
+    /// <summary>Query heads per key-value head.</summary>
+    public readonly int Group = group;
+
+    /// <summary>The head dimension rounded up to sixteen lanes.</summary>
+    public readonly int Width = width;
+
+    /// <summary>Factor on the scores.</summary>
+    public readonly float Scale = scale;
+
+    private readonly int _slidingWindow = slidingWindow;
+
+    /// <summary>The first position that a token at this position sees.</summary>
+    public int WindowStart(int position) => _slidingWindow == 0 ? 0 : Math.Max(0, position - _slidingWindow + 1);
+}

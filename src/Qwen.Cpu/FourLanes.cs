@@ -1,0 +1,45 @@
+using System.Runtime.CompilerServices;
+using System.Runtime.Intrinsics;
+
+namespace Qwen.Cpu;
+
+/// <summary>Four lane vectors that are kept in registers together: a row of a register tile.</summary>
+internal unsafe struct FourLanes<TLanes>
+    where TLanes : unmanaged, ILanes<TLanes>
+{
+    private TLanes _a, _b, _c, _d;
+
+    /// <summary>64 floats.</summary>
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    public static FourLanes<TLanes> Load(float* source) => new()
+    {
+        _a = TLanes.Load(source),
+        _b = TLanes.Load(source + 16),
+        _c = TLanes.Load(source + 32),
+        _d = TLanes.Load(source + 48),
+    };
+
+    /// <summary>64 floats.</summary>
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    public readonly void Store(float* target)
+    {
+        TLanes.Store(_a, target);
+        TLanes.Store(_b, target + 16);
+        TLanes.Store(_c, target + 32);
+        TLanes.Store(_d, target + 48);
+    }
+
+    /// <summary>Adds the products of each of four with one, in fused steps.</summary>
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    public void MultiplyAdd(TLanes a, TLanes b, TLanes c, TLanes d, TLanes factor)
+    {
+        _a = TLanes.MultiplyAdd(a, factor, _a);
+        _b = TLanes.MultiplyAdd(b, factor, _b);
+        _c = TLanes.MultiplyAdd(c, factor, _c);
+        _d = TLanes.MultiplyAdd(d, factor, _d);
+    }
+
+    /// <summary>The four canonical sums.</summary>
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    public readonly Vector128<float> Fold() => TLanes.Fold(_a, _b, _c, _d);
+}
