@@ -1,0 +1,201 @@
+using System.Runtime.CompilerServices;
+using System.Runtime.Intrinsics;
+using System.Runtime.Intrinsics.X86;
+
+namespace Qwen.Cpu.Quantized;
+
+/// <summary>y[t, r] = dot(W[r, :], x[t, :]) for 16 rows and many tokens: the rows are unpacked once, to L2, with rows in the lanes.</summary>
+/// <remarks>
+/// Rows lie in a vector's lanes, so nothing is summed across lanes: a tile of 16 rows and 4 tokens runs VPDPBUSD (or VPMADDUBSW) alone.
+/// <see cref="RowDot"/>'s lane p is here the sum over sub-blocks p, p + 16, ..; walking p in bit-reversed order and adding finished sums
+/// in pairs, as a binary counter carries, is the same tree as its fold: the bits are the same.
+/// </remarks>
+internal static unsafe class RowPanel
+{
+    /// <summary>Rows of a panel: the lanes of an accumulator.</summary>
+    public const int Rows = Lanes.Count;
+
+    private const int TileTokens = 4;
+
+    /// <summary>Whether this machine has the byte products that make panels worth their while.</summary>
+    public static bool IsSupported => Avx2.IsSupported;
+
+    private static ReadOnlySpan<byte> BitReversed => [0, 8, 4, 12, 2, 10, 6, 14, 1, 9, 5, 13, 3, 11, 7, 15];
+
+    /// <summary>Bytes for panels of that many columns: per row a code for each, and an F32 scale and bias for each 16.</summary>
+    public static long Bytes(int columns) => Rows * ((long)columns + 15) / 16 * (16 + sizeof(float) + sizeof(float));
+
+    /// <summary>Multiplies the rows [<paramref name="row"/>, row + 16).</summary>
+    [MethodImpl(MethodImplOptions.AggressiveOptimization)]
+    public static void Multiply<TFormat>(in WeightMatrix w, int row, in QuantizedActivations x, int tokens, in Output output, byte* scratch)
+        where TFormat : struct, IQuantizedFormat
+    {
+        Panel panel = new(scratch, w.Columns, TFormat.SubBlock);
+        Unpack<TFormat>(w.Data + (row * w.RowBytes), w.RowBytes, w.Columns, panel);
+        for (int token = 0; token < tokens; token += TileTokens)
+            MultiplyTile<TFormat>(panel, x, token, Math.Min(TileTokens, tokens - token), output);
+    }
+
+    /// <summary>Sixteen rows of blocks to codes [columns / 4, 16 rows, 4] and to scales and biases [sub-blocks, 16 rows].</summary>
+    [MethodImpl(MethodImplOptions.AggressiveOptimization)]
+    private static void Unpack<TFormat>(byte* blocks, long rowBytes, int columns, in Panel panel)
+        where TFormat : struct, IQuantizedFormat
+    {
+        for (int half = 0; half < Rows; half += 8)
+        {
+            byte* rows = blocks + (half * rowBytes);
+            for (int group = 0; group < columns / 32; group++)
+            {
+                Transpose(
+                    TFormat.Codes(rows, group), TFormat.Codes(rows + rowBytes, group),
+                    TFormat.Codes(rows + (2 * rowBytes), group), TFormat.Codes(rows + (3 * rowBytes), group),
+                    TFormat.Codes(rows + (4 * rowBytes), group), TFormat.Codes(rows + (5 * rowBytes), group),
+                    TFormat.Codes(rows + (6 * rowBytes), group), TFormat.Codes(rows + (7 * rowBytes), group),
+                    panel.Codes + ((long)group * 32 * Rows) + (half * 4));
+            }
+        }
+
+        UnpackScales<TFormat>(blocks, rowBytes, columns, panel);
+    }
+
+    [SkipLocalsInit]
+    [MethodImpl(MethodImplOptions.AggressiveOptimization)]
+    private static void UnpackScales<TFormat>(byte* blocks, long rowBytes, int columns, in Panel panel)
+        where TFormat : struct, IQuantizedFormat
+    {
+        const int Batch = 16; // blocks at a time: at most 256 sub-blocks
+        float* scales = stackalloc float[Batch * 16], biases = stackalloc float[Batch * 16];
+        int perBlock = TFormat.BlockColumns / TFormat.SubBlock;
+        for (int row = 0; row < Rows; row++)
+        {
+            for (int block = 0; block < columns / TFormat.BlockColumns; block += Batch)
+            {
+                int count = Math.Min(Batch, (columns / TFormat.BlockColumns) - block);
+                TFormat.Scales(blocks + (row * rowBytes) + ((long)block * TFormat.BlockBytes), count, scales, biases);
+                for (int b = 0; b < count * perBlock; b++)
+                {
+                    int index = (((block * perBlock) + b) * Rows) + row;
+                    panel.Scales[index] = scales[b];
+                    if (TFormat.HasBias)
+                        panel.Biases[index] = biases[b];
+                }
+            }
+        }
+    }
+
+    /// <summary>Eight rows of eight 4-byte groups: group i of row r goes to destination + 64 i + 4 r.</summary>
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    private static void Transpose(
+        Vector256<byte> r0, Vector256<byte> r1, Vector256<byte> r2, Vector256<byte> r3,
+        Vector256<byte> r4, Vector256<byte> r5, Vector256<byte> r6, Vector256<byte> r7, byte* destination)
+    {
+        StoreColumns(r0, r1, r2, r3, r4, r5, r6, r7, destination, high: false);
+        StoreColumns(r0, r1, r2, r3, r4, r5, r6, r7, destination + (2 * Rows * 4), high: true);
+    }
+
+    /// <summary>Groups 0, 1, 4 and 5 of eight rows; or, high, groups 2, 3, 6 and 7.</summary>
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    private static void StoreColumns(
+        Vector256<byte> r0, Vector256<byte> r1, Vector256<byte> r2, Vector256<byte> r3,
+        Vector256<byte> r4, Vector256<byte> r5, Vector256<byte> r6, Vector256<byte> r7, byte* destination, bool high)
+    {
+        Vector256<long> r01 = Zip(r0, r1, high), r23 = Zip(r2, r3, high), r45 = Zip(r4, r5, high), r67 = Zip(r6, r7, high);
+        Vector256<long> even03 = Avx2.UnpackLow(r01, r23), odd03 = Avx2.UnpackHigh(r01, r23);
+        Vector256<long> even47 = Avx2.UnpackLow(r45, r67), odd47 = Avx2.UnpackHigh(r45, r67);
+        Vector256.Create(even03.GetLower(), even47.GetLower()).AsByte().Store(destination);
+        Vector256.Create(odd03.GetLower(), odd47.GetLower()).AsByte().Store(destination + (Rows * 4));
+        Vector256.Create(even03.GetUpper(), even47.GetUpper()).AsByte().Store(destination + (4 * Rows * 4));
+        Vector256.Create(odd03.GetUpper(), odd47.GetUpper()).AsByte().Store(destination + (5 * Rows * 4));
+    }
+
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    private static Vector256<long> Zip(Vector256<byte> a, Vector256<byte> b, bool high) =>
+        (high ? Avx2.UnpackHigh(a.AsInt32(), b.AsInt32()) : Avx2.UnpackLow(a.AsInt32(), b.AsInt32())).AsInt64();
+
+    /// <summary>The outputs of 16 rows for up to four tokens. A tile with fewer computes its last token again and drops the copies.</summary>
+    [SkipLocalsInit]
+    [MethodImpl(MethodImplOptions.AggressiveOptimization)]
+    private static void MultiplyTile<TFormat>(in Panel panel, in QuantizedActivations x, int token, int count, in Output output)
+        where TFormat : struct, IQuantizedFormat
+    {
+        int subBlocks = x.Columns / TFormat.SubBlock;
+        int last = count - 1;
+        Token t0 = new(x, token, TFormat.SubBlock), t1 = new(x, token + Math.Min(1, last), TFormat.SubBlock);
+        Token t2 = new(x, token + Math.Min(2, last), TFormat.SubBlock), t3 = new(x, token + last, TFormat.SubBlock);
+        float* pending = stackalloc float[4 * TileTokens * Rows]; // a tile for each bit of p: finished sums that wait for their sibling
+        for (int i = 0; i < Lanes.Count; i++)
+        {
+            Vector512<float> y0 = Vector512<float>.Zero, y1 = y0, y2 = y0, y3 = y0;
+            for (int b = BitReversed[i]; b < subBlocks; b += Lanes.Count)
+            {
+                PanelDot.Dots<TFormat>(
+                    panel.Codes + ((long)b * TFormat.SubBlock * Rows),
+                    t0.Codes + (b * TFormat.SubBlock), t1.Codes + (b * TFormat.SubBlock),
+                    t2.Codes + (b * TFormat.SubBlock), t3.Codes + (b * TFormat.SubBlock),
+                    -TFormat.Offset * t0.Sums[b], -TFormat.Offset * t1.Sums[b], -TFormat.Offset * t2.Sums[b], -TFormat.Offset * t3.Sums[b],
+                    out Vector512<int> d0, out Vector512<int> d1, out Vector512<int> d2, out Vector512<int> d3);
+                Vector512<float> scale = Vector512.Load(panel.Scales + ((long)b * Rows));
+                int block = TFormat.SubBlock == QuantizedActivations.BlockColumns ? b : b / 2;
+                y0 = Vector512.FusedMultiplyAdd(Vector512.ConvertToSingle(d0), scale * t0.Scales[block], y0);
+                y1 = Vector512.FusedMultiplyAdd(Vector512.ConvertToSingle(d1), scale * t1.Scales[block], y1);
+                y2 = Vector512.FusedMultiplyAdd(Vector512.ConvertToSingle(d2), scale * t2.Scales[block], y2);
+                y3 = Vector512.FusedMultiplyAdd(Vector512.ConvertToSingle(d3), scale * t3.Scales[block], y3);
+                if (TFormat.HasBias)
+                {
+                    Vector512<float> bias = Vector512.Load(panel.Biases + ((long)b * Rows));
+                    y0 = Vector512.FusedMultiplyAdd(bias * t0.Scales[block], Vector512.Create((float)t0.Sums[b]), y0);
+                    y1 = Vector512.FusedMultiplyAdd(bias * t1.Scales[block], Vector512.Create((float)t1.Sums[b]), y1);
+                    y2 = Vector512.FusedMultiplyAdd(bias * t2.Scales[block], Vector512.Create((float)t2.Sums[b]), y2);
+                    y3 = Vector512.FusedMultiplyAdd(bias * t3.Scales[block], Vector512.Create((float)t3.Sums[b]), y3);
+                }
+            }
+
+            // Each one bit at the low end of i is a sibling that waits: add it, and carry.
+            float* slot = pending;
+            for (int carry = i; (carry & 1) != 0; carry >>= 1, slot += TileTokens * Rows)
+            {
+                y0 += Vector512.Load(slot);
+                y1 += Vector512.Load(slot + Rows);
+                y2 += Vector512.Load(slot + (2 * Rows));
+                y3 += Vector512.Load(slot + (3 * Rows));
+            }
+
+            if (i == Lanes.Count - 1)
+            {
+                Store(y0, output.Token(token), output.Accumulate);
+                if (count > 1)
+                    Store(y1, output.Token(token + 1), output.Accumulate);
+                if (count > 2)
+                    Store(y2, output.Token(token + 2), output.Accumulate);
+                if (count > 3)
+                    Store(y3, output.Token(token + 3), output.Accumulate);
+                return;
+            }
+
+            y0.Store(slot);
+            y1.Store(slot + Rows);
+            y2.Store(slot + (2 * Rows));
+            y3.Store(slot + (3 * Rows));
+        }
+    }
+
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    private static void Store(Vector512<float> dots, float* y, bool accumulate) =>
+        (accumulate ? Vector512.Load(y) + dots : dots).Store(y);
+
+    /// <summary>A token of the tile.</summary>
+    private readonly struct Token(in QuantizedActivations x, int token, int subBlock)
+    {
+        public readonly sbyte* Codes = x.Codes(token);
+        public readonly float* Scales = x.Scales(token);
+        public readonly int* Sums = x.Sums(token, subBlock);
+    }
+
+    /// <summary>Sixteen unpacked rows.</summary>
+    private readonly struct Panel(byte* memory, int columns, int subBlock)
+    {
+        public readonly byte* Codes = memory;
+        public readonly float* Scales = (float*)(memory + ((long)columns * Rows));
+        public readonly float* Biases = (float*)(memory + ((long)columns * Rows)) + ((long)columns / subBlock * Rows);
+    }
+}

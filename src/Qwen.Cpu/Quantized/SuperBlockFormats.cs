@@ -1,0 +1,211 @@
+using System.Runtime.CompilerServices;
+using System.Runtime.Intrinsics;
+
+namespace Qwen.Cpu.Quantized;
+
+// The layouts with super-blocks of 256 columns, whose sub-blocks have small integer scales. Group g of a super-block is its g-th 32 columns.
+
+/// <summary>16 bytes of 4-bit scales (low) and minima (high); 64 bytes of 2-bit codes; F16 d, dmin.</summary>
+internal readonly unsafe struct Q2_K : IQuantizedFormat
+{
+    public static int BlockColumns => 256;
+    public static int BlockBytes => 84;
+    public static int SubBlock => 16;
+    public static int Offset => 0;
+    public static int MaxCode => 3;
+    public static bool HasBias => true;
+
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    public static Vector256<byte> Codes(byte* blocks, int group) =>
+        BlockBits.Field(blocks + ((long)(group >> 3) * BlockBytes) + 16 + ((group & 4) * 8), 2 * (group & 3), 2);
+
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    public static void Scales(byte* blocks, int count, float* scales, float* biases)
+    {
+        for (int i = 0; i < count; i++, blocks += BlockBytes, scales += 16, biases += 16)
+        {
+            float d = BlockBits.Half(blocks + 80), dmin = BlockBits.Half(blocks + 82);
+            Vector128<byte> packed = Vector128.Load(blocks), low = Vector128.Create((byte)0x0F);
+            Vector128<sbyte> ofScales = (packed & low).AsSByte(), ofMinima = ((packed.AsUInt16() >> 4).AsByte() & low).AsSByte();
+            BlockBits.StoreScaled(ofScales, d, scales);
+            BlockBits.StoreScaled(Vector128.Create(ofScales.GetUpper(), default), d, scales + 8);
+            BlockBits.StoreScaled(ofMinima, -dmin, biases);
+            BlockBits.StoreScaled(Vector128.Create(ofMinima.GetUpper(), default), -dmin, biases + 8);
+        }
+    }
+}
+
+/// <summary>32 bytes of third bits; 64 bytes of low 2 bits; 12 bytes of 6-bit scales less 32; F16 d. value = d * scale * (code - 4).</summary>
+internal readonly unsafe struct Q3_K : IQuantizedFormat
+{
+    public static int BlockColumns => 256;
+    public static int BlockBytes => 110;
+    public static int SubBlock => 16;
+    public static int Offset => 4;
+    public static int MaxCode => 7;
+    public static bool HasBias => false;
+
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    public static Vector256<byte> Codes(byte* blocks, int group)
+    {
+        byte* block = blocks + ((long)(group >> 3) * BlockBytes);
+        return BlockBits.Field(block + 32 + ((group & 4) * 8), 2 * (group & 3), 2) | (BlockBits.Field(block, group & 7, 1).AsUInt16() << 2).AsByte();
+    }
+
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    public static void Scales(byte* blocks, int count, float* scales, float* biases)
+    {
+        for (int i = 0; i < count; i++, blocks += BlockBytes, scales += 16)
+        {
+            // Bytes 0-7 hold the low nibbles of scales 0-7 and, above them, of 8-15; bytes 8-11 hold the upper two bits of four scales each.
+            ulong nibbles = Unsafe.ReadUnaligned<ulong>(blocks + 96);
+            ulong upper = Unsafe.ReadUnaligned<uint>(blocks + 104);
+            upper |= upper << 30; // scales 4-7 find theirs two bits higher in the same four bytes
+            ulong first = (nibbles & 0x0F0F0F0F_0F0F0F0F) | ((upper << 4) & 0x30303030_30303030);
+            ulong second = ((nibbles >> 4) & 0x0F0F0F0F_0F0F0F0F) | (upper & 0x30303030_30303030);
+            float d = BlockBits.Half(blocks + 108);
+            Vector128<sbyte> signed = Vector128.Create(first, second).AsSByte() - Vector128.Create((sbyte)32);
+            BlockBits.StoreScaled(signed, d, scales);
+            BlockBits.StoreScaled(Vector128.Create(signed.GetUpper(), default), d, scales + 8);
+        }
+    }
+}
+
+/// <summary>F16 d, dmin; 12 bytes of 6-bit scales and minima; 128 bytes of nibbles.</summary>
+internal readonly unsafe struct Q4_K : IQuantizedFormat
+{
+    public static int BlockColumns => 256;
+    public static int BlockBytes => 144;
+    public static int SubBlock => 32;
+    public static int Offset => 0;
+    public static int MaxCode => 15;
+    public static bool HasBias => true;
+
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    public static Vector256<byte> Codes(byte* blocks, int group) =>
+        BlockBits.Field(blocks + ((long)(group >> 3) * BlockBytes) + 16 + ((group & 6) * 16), 4 * (group & 1), 4);
+
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    public static void Scales(byte* blocks, int count, float* scales, float* biases)
+    {
+        for (int i = 0; i < count; i++)
+            BlockScales(blocks + ((long)i * BlockBytes), scales + (8 * i), biases + (8 * i));
+    }
+
+    /// <summary>The head that Q4_K and Q5_K share: d, dmin, and 8 + 8 integers of 6 bits in 12 bytes.</summary>
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    internal static void BlockScales(byte* block, float* scales, float* biases)
+    {
+        // Bytes 0-3: scales 0-3, 4-7: minima 0-3, with the top bits of 4-7 above them; 8-11: low nibbles of scales (and minima) 4-7.
+        uint a = Unsafe.ReadUnaligned<uint>(block + 4), b = Unsafe.ReadUnaligned<uint>(block + 8), c = Unsafe.ReadUnaligned<uint>(block + 12);
+        uint highScales = (c & 0x0F0F0F0F) | ((a >> 2) & 0x30303030);
+        uint highMinima = ((c >> 4) & 0x0F0F0F0F) | ((b >> 2) & 0x30303030);
+        BlockBits.StoreScaled((a & 0x3F3F3F3F) | ((ulong)highScales << 32), BlockBits.Half(block), scales);
+        BlockBits.StoreScaled((b & 0x3F3F3F3F) | ((ulong)highMinima << 32), -BlockBits.Half(block + 2), biases);
+    }
+}
+
+/// <summary>As Q4_K, with 32 bytes of fifth bits before the nibbles.</summary>
+internal readonly unsafe struct Q5_K : IQuantizedFormat
+{
+    public static int BlockColumns => 256;
+    public static int BlockBytes => 176;
+    public static int SubBlock => 32;
+    public static int Offset => 0;
+    public static int MaxCode => 31;
+    public static bool HasBias => true;
+
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    public static Vector256<byte> Codes(byte* blocks, int group)
+    {
+        byte* block = blocks + ((long)(group >> 3) * BlockBytes);
+        return BlockBits.Field(block + 48 + ((group & 6) * 16), 4 * (group & 1), 4) | (BlockBits.Field(block + 16, group & 7, 1).AsUInt16() << 4).AsByte();
+    }
+
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    public static void Scales(byte* blocks, int count, float* scales, float* biases)
+    {
+        for (int i = 0; i < count; i++)
+            Q4_K.BlockScales(blocks + ((long)i * BlockBytes), scales + (8 * i), biases + (8 * i));
+    }
+}
+
+/// <summary>128 bytes of low nibbles; 64 bytes of upper 2 bits; 16 signed scales; F16 d. value = d * scale * (code - 32).</summary>
+internal readonly unsafe struct Q6_K : IQuantizedFormat
+{
+    public static int BlockColumns => 256;
+    public static int BlockBytes => 210;
+    public static int SubBlock => 16;
+    public static int Offset => 32;
+    public static int MaxCode => 63;
+    public static bool HasBias => false;
+
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    public static Vector256<byte> Codes(byte* blocks, int group)
+    {
+        byte* block = blocks + ((long)(group >> 3) * BlockBytes);
+        int half = (group >> 2) & 1;
+        return BlockBits.Field(block + (half * 64) + ((group & 1) * 32), 2 * (group & 2), 4)
+            | (BlockBits.Field(block + 128 + (half * 32), 2 * (group & 3), 2).AsUInt16() << 4).AsByte();
+    }
+
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    public static void Scales(byte* blocks, int count, float* scales, float* biases)
+    {
+        for (int i = 0; i < count; i++, blocks += BlockBytes, scales += 16)
+        {
+            float d = BlockBits.Half(blocks + 208);
+            BlockBits.StoreScaled(Unsafe.ReadUnaligned<ulong>(blocks + 192), d, scales);
+            BlockBits.StoreScaled(Unsafe.ReadUnaligned<ulong>(blocks + 200), d, scales + 8);
+        }
+    }
+}
+
+/// <summary>F32 scale; 256 signed bytes; sums that are not used here.</summary>
+internal readonly unsafe struct Q8_K : IQuantizedFormat
+{
+    public static int BlockColumns => 256;
+    public static int BlockBytes => 292;
+    public static int SubBlock => 32;
+    public static int Offset => 128;
+    public static int MaxCode => 255;
+    public static bool HasBias => false;
+
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    public static Vector256<byte> Codes(byte* blocks, int group) =>
+        Vector256.Load(blocks + ((long)(group >> 3) * BlockBytes) + 4 + ((group & 7) * 32)) ^ Vector256.Create((byte)0x80);
+
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    public static void Scales(byte* blocks, int count, float* scales, float* biases)
+    {
+        for (int i = 0; i < count; i++)
+            Vector256.Create(Unsafe.ReadUnaligned<float>(blocks + ((long)i * BlockBytes))).Store(scales + (8 * i));
+    }
+}
+
+/// <summary>F16 d; 6-bit scales less 32 in 2 + 4 bytes; 128 bytes of nibbles that index the levels of IQ4_NL.</summary>
+internal readonly unsafe struct IQ4_XS : IQuantizedFormat
+{
+    public static int BlockColumns => 256;
+    public static int BlockBytes => 136;
+    public static int SubBlock => 32;
+    public static int Offset => 128;
+    public static int MaxCode => 241;
+    public static bool HasBias => false;
+
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    public static Vector256<byte> Codes(byte* blocks, int group) =>
+        BlockBits.NonLinearLevels(blocks + ((long)(group >> 3) * BlockBytes) + 8 + ((group & 7) * 16));
+
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    public static void Scales(byte* blocks, int count, float* scales, float* biases)
+    {
+        for (int i = 0; i < count; i++, blocks += BlockBytes, scales += 8)
+        {
+            float d = BlockBits.Half(blocks);
+            uint high = Unsafe.ReadUnaligned<ushort>(blocks + 2), low = Unsafe.ReadUnaligned<uint>(blocks + 4);
+            for (int g = 0; g < 8; g++)
+                scales[g] = d * ((int)(((low >> (4 * g)) & 0xF) | (((high >> (2 * g)) & 3) << 4)) - 32);
+        }
+    }
+}
