@@ -4,7 +4,8 @@ namespace Qwen.Cpu;
 /// <remarks>
 /// A token is one record: codes, then F32 scales per 32, then the integer sums of the codes per 32 and per 16.
 /// The sums pay for the weights' offsets and minima, so that no kernel adds up activations.
-/// A record is padded with zeros to 512 columns (16 blocks of 32, a vector's lanes): kernels read whole vectors and have no tail.
+/// A record is padded with zeros to 512 columns (16 blocks of 32, a vector's lanes), and the memory to four records:
+/// kernels read whole vectors and whole tiles, and have no tails.
 /// </remarks>
 public readonly unsafe struct QuantizedActivations
 {
@@ -12,6 +13,7 @@ public readonly unsafe struct QuantizedActivations
     public const int BlockColumns = 32;
 
     private const int RecordColumns = 512;
+    private const int TileTokens = 4;
 
     private readonly byte* _memory;
 
@@ -47,7 +49,7 @@ public readonly unsafe struct QuantizedActivations
     public static long Bytes(int tokens, int columns)
     {
         ArgumentOutOfRangeException.ThrowIfNegative(tokens);
-        return checked(tokens * RecordBytes(columns));
+        return checked(((long)tokens + TileTokens - 1) / TileTokens * TileTokens * RecordBytes(columns));
     }
 
     /// <summary>int8 codes of a token.</summary>

@@ -28,10 +28,12 @@ internal static unsafe class IntegerDot
     }
 
     /// <summary>Whether two products of a code and an activation fit an int16, so that VPMADDUBSW cannot saturate.</summary>
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
     public static bool PairsFitInt16<TFormat>()
         where TFormat : struct, IQuantizedFormat => PairsPerInt16<TFormat>() > 0;
 
     /// <summary>How many results of VPMADDUBSW an int16 can sum.</summary>
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
     public static int PairsPerInt16<TFormat>()
         where TFormat : struct, IQuantizedFormat => short.MaxValue / (2 * TFormat.MaxCode * sbyte.MaxValue);
 
@@ -60,7 +62,7 @@ internal static unsafe class IntegerDot
     {
         if (Avx512F.IsSupported)
         {
-            Vector512<int> sums = QuadSums(Vector512.Create(p0, p4), Vector512.Create(p1, p5), Vector512.Create(p2, p6), Vector512.Create(p3, p7));
+            Vector512<int> sums = QuadSums(Lanes.Join(p0, p4), Lanes.Join(p1, p5), Lanes.Join(p2, p6), Lanes.Join(p3, p7));
             return Avx512F.PermuteVar16x32(sums, Vector512.Create(0, 4, 1, 5, 2, 6, 3, 7, 8, 12, 9, 13, 10, 14, 11, 15));
         }
 

@@ -17,10 +17,21 @@ internal static unsafe class Lanes
         if (TFormat.SubBlock == QuantizedActivations.BlockColumns)
             return Vector512.Load(scales + first);
         Vector256<float> eight = Vector256.Load(scales + (first / 2));
-        return Vector512.Create(
+        return Join(
             Vector256.Shuffle(eight, Vector256.Create(0, 0, 1, 1, 2, 2, 3, 3)),
             Vector256.Shuffle(eight, Vector256.Create(4, 4, 5, 5, 6, 6, 7, 7)));
     }
+
+    /// <summary>Both halves of a vector.</summary>
+    /// <remarks>Vector512.Create(lower, upper) inserts both into a third register that the JIT keeps alive around loops.</remarks>
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    public static Vector512<T> Join<T>(Vector256<T> lower, Vector256<T> upper) => lower.ToVector512Unsafe().WithUpper(upper);
+
+    /// <summary>The dots of 16 sub-blocks as floats, once the offset of the codes, times the sum of the activations, is taken off.</summary>
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    public static Vector512<float> Floats<TFormat>(Vector512<int> dots, Vector512<int> sums)
+        where TFormat : struct, IQuantizedFormat =>
+        Vector512.ConvertToSingle(TFormat.Offset == 0 ? dots : dots - (sums * TFormat.Offset));
 
     /// <summary>Adds lane l + 8 to l, then l + 4, l + 2, l + 1.</summary>
     [MethodImpl(MethodImplOptions.AggressiveInlining)]

@@ -11,46 +11,46 @@ namespace Qwen.Cpu.Quantized;
 /// </remarks>
 internal static unsafe class PanelDot
 {
-    /// <summary>d(t) = start(t) + sum over the sub-block of code * x(t), a row per lane.</summary>
+    /// <summary>d(t) = the sums over the sub-block of code * x(t), a row per lane; token t's codes begin at x + t * next.</summary>
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
     public static void Dots<TFormat>(
-        byte* codes, sbyte* x0, sbyte* x1, sbyte* x2, sbyte* x3, int start0, int start1, int start2, int start3,
-        out Vector512<int> d0, out Vector512<int> d1, out Vector512<int> d2, out Vector512<int> d3)
+        byte* codes, sbyte* x, long next, out Vector512<int> d0, out Vector512<int> d1, out Vector512<int> d2, out Vector512<int> d3)
         where TFormat : struct, IQuantizedFormat
     {
         if (Avx512BW.IsSupported && IntegerDot.PairsFitInt16<TFormat>())
-        {
-            d0 = Vector512.Create(start0);
-            d1 = Vector512.Create(start1);
-            d2 = Vector512.Create(start2);
-            d3 = Vector512.Create(start3);
-            AddPairs512<TFormat>(codes, x0, x1, x2, x3, ref d0, ref d1, ref d2, ref d3);
-            return;
-        }
+            Dots512<TFormat>(codes, x, next, out d0, out d1, out d2, out d3);
+        else
+            Dots256<TFormat>(codes, x, next, out d0, out d1, out d2, out d3);
+    }
 
-        Vector256<int> low0 = Vector256.Create(start0), low1 = Vector256.Create(start1), low2 = Vector256.Create(start2), low3 = Vector256.Create(start3);
-        Vector256<int> high0 = low0, high1 = low1, high2 = low2, high3 = low3;
-        for (int k = 0; k < TFormat.SubBlock; k += 4, codes += 4 * RowPanel.Rows)
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    private static void Dots256<TFormat>(
+        byte* codes, sbyte* x, long next, out Vector512<int> d0, out Vector512<int> d1, out Vector512<int> d2, out Vector512<int> d3)
+        where TFormat : struct, IQuantizedFormat
+    {
+        Vector256<int> low0 = Vector256<int>.Zero, low1 = low0, low2 = low0, low3 = low0, high0 = low0, high1 = low0, high2 = low0, high3 = low0;
+        byte* end = codes + (TFormat.SubBlock * RowPanel.Rows);
+        for (; codes < end; codes += 4 * RowPanel.Rows, x += 4)
         {
             Vector256<byte> low = Vector256.Load(codes), high = Vector256.Load(codes + 32);
-            Vector256<sbyte> a = Broadcast256(x0 + k);
+            Vector256<sbyte> a = Broadcast256(x);
             low0 = Add<TFormat>(low0, low, a);
             high0 = Add<TFormat>(high0, high, a);
-            a = Broadcast256(x1 + k);
+            a = Broadcast256(x + next);
             low1 = Add<TFormat>(low1, low, a);
             high1 = Add<TFormat>(high1, high, a);
-            a = Broadcast256(x2 + k);
+            a = Broadcast256(x + (2 * next));
             low2 = Add<TFormat>(low2, low, a);
             high2 = Add<TFormat>(high2, high, a);
-            a = Broadcast256(x3 + k);
+            a = Broadcast256(x + (3 * next));
             low3 = Add<TFormat>(low3, low, a);
             high3 = Add<TFormat>(high3, high, a);
         }
 
-        d0 = Vector512.Create(low0, high0);
-        d1 = Vector512.Create(low1, high1);
-        d2 = Vector512.Create(low2, high2);
-        d3 = Vector512.Create(low3, high3);
+        d0 = Lanes.Join(low0, high0);
+        d1 = Lanes.Join(low1, high1);
+        d2 = Lanes.Join(low2, high2);
+        d3 = Lanes.Join(low3, high3);
     }
 
     /// <summary>
@@ -58,29 +58,29 @@ internal static unsafe class PanelDot
     /// VPMADDUBSW and VPADDW on whole vectors do twice the work per cycle of VPDPBUSD on halves.
     /// </summary>
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    private static void AddPairs512<TFormat>(
-        byte* codes, sbyte* x0, sbyte* x1, sbyte* x2, sbyte* x3,
-        ref Vector512<int> d0, ref Vector512<int> d1, ref Vector512<int> d2, ref Vector512<int> d3)
+    private static void Dots512<TFormat>(
+        byte* codes, sbyte* x, long next, out Vector512<int> d0, out Vector512<int> d1, out Vector512<int> d2, out Vector512<int> d3)
         where TFormat : struct, IQuantizedFormat
     {
-        Vector512<short> one = Vector512<short>.One;
+        d0 = d1 = d2 = d3 = Vector512<int>.Zero;
         int stretch = Math.Min(IntegerDot.PairsPerInt16<TFormat>() * 4, TFormat.SubBlock);
-        for (int from = 0; from < TFormat.SubBlock; from += stretch)
+        byte* end = codes + (TFormat.SubBlock * RowPanel.Rows);
+        while (codes < end)
         {
             Vector512<short> s0 = Vector512<short>.Zero, s1 = s0, s2 = s0, s3 = s0;
-            for (int k = from; k < from + stretch; k += 4, codes += 4 * RowPanel.Rows)
+            for (byte* full = codes + (stretch * RowPanel.Rows); codes < full; codes += 4 * RowPanel.Rows, x += 4)
             {
                 Vector512<byte> c = Vector512.Load(codes);
-                s0 += Avx512BW.MultiplyAddAdjacent(c, Broadcast512(x0 + k));
-                s1 += Avx512BW.MultiplyAddAdjacent(c, Broadcast512(x1 + k));
-                s2 += Avx512BW.MultiplyAddAdjacent(c, Broadcast512(x2 + k));
-                s3 += Avx512BW.MultiplyAddAdjacent(c, Broadcast512(x3 + k));
+                s0 += Avx512BW.MultiplyAddAdjacent(c, Broadcast512(x));
+                s1 += Avx512BW.MultiplyAddAdjacent(c, Broadcast512(x + next));
+                s2 += Avx512BW.MultiplyAddAdjacent(c, Broadcast512(x + (2 * next)));
+                s3 += Avx512BW.MultiplyAddAdjacent(c, Broadcast512(x + (3 * next)));
             }
 
-            d0 += Avx512BW.MultiplyAddAdjacent(s0, one);
-            d1 += Avx512BW.MultiplyAddAdjacent(s1, one);
-            d2 += Avx512BW.MultiplyAddAdjacent(s2, one);
-            d3 += Avx512BW.MultiplyAddAdjacent(s3, one);
+            d0 += Avx512BW.MultiplyAddAdjacent(s0, Vector512<short>.One);
+            d1 += Avx512BW.MultiplyAddAdjacent(s1, Vector512<short>.One);
+            d2 += Avx512BW.MultiplyAddAdjacent(s2, Vector512<short>.One);
+            d3 += Avx512BW.MultiplyAddAdjacent(s3, Vector512<short>.One);
         }
     }
 

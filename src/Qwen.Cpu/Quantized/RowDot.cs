@@ -6,8 +6,8 @@ namespace Qwen.Cpu.Quantized;
 
 /// <summary>y[t, r] = dot(W[r, :], x[t, :]) for few tokens: rows are read once, in file order, 16 sub-blocks at a time.</summary>
 /// <remarks>
-/// Decode is bound by memory, so a row's blocks go from the mapped file straight to registers. A first pass collects the row's scales
-/// (two bytes in every 18 to 292), which leaves the row in L1 for the pass over the codes.
+/// Decode is bound by memory, so a row's codes go from the mapped file straight to registers. Its scales (two bytes in every 18 to 292)
+/// are collected one row ahead: that pulls the row into L1, and leaves the scales time to get from the store queue to the cache.
 /// With several tokens the codes are unpacked once and dotted from L1.
 /// </remarks>
 internal static unsafe class RowDot
@@ -20,19 +20,21 @@ internal static unsafe class RowDot
         in WeightMatrix w, int from, int to, in QuantizedActivations x, int tokens, in Output output, byte* scratch)
         where TFormat : struct, IQuantizedFormat
     {
-        RowScratch row = new(scratch, w.Columns);
+        RowScratch memory = new(scratch, w.Columns);
         byte* end = w.Data + (w.Rows * w.RowBytes);
+        LoadScales<TFormat>(w.Data + (from * w.RowBytes), w.Columns, memory.Scales(from));
         for (int r = from; r < to; r++)
         {
             byte* blocks = w.Data + (r * w.RowBytes);
-            LoadScales<TFormat>(blocks, w.Columns, row);
+            if (r + 1 < to)
+                LoadScales<TFormat>(blocks + w.RowBytes, w.Columns, memory.Scales(r + 1));
             if (tokens > 1)
-                Unpack<TFormat>(blocks, w.Columns, row.Codes);
+                Unpack<TFormat>(blocks, w.Columns, memory.Codes);
             for (int t = 0; t < tokens; t++)
             {
                 float dot = tokens > 1
-                    ? Dot<Unpacked<TFormat>>(row.Codes, row.Codes + x.PaddedColumns, row, x, t)
-                    : Dot<TFormat>(blocks, end, row, x, t);
+                    ? Dot<Unpacked<TFormat>>(memory.Codes, memory.Codes + x.PaddedColumns, memory.Scales(r), memory.Tail, x, t)
+                    : Dot<TFormat>(blocks, end, memory.Scales(r), memory.Tail, x, t);
                 float* y = output.Token(t) + (r - from);
                 *y = output.Accumulate ? *y + dot : dot;
             }
@@ -40,14 +42,16 @@ internal static unsafe class RowDot
     }
 
     [MethodImpl(MethodImplOptions.AggressiveOptimization)]
-    private static void LoadScales<TFormat>(byte* blocks, int columns, in RowScratch row)
+    private static void LoadScales<TFormat>(byte* blocks, int columns, RowScales row)
         where TFormat : struct, IQuantizedFormat
     {
         TFormat.Scales(blocks, columns / TFormat.BlockColumns, row.Scales, row.Biases);
-        int subBlocks = columns / TFormat.SubBlock, padding = -subBlocks & (Lanes.Count - 1);
-        new Span<float>(row.Scales + subBlocks, padding).Clear();
-        if (TFormat.HasBias)
-            new Span<float>(row.Biases + subBlocks, padding).Clear();
+        for (int b = columns / TFormat.SubBlock; b % Lanes.Count != 0; b++)
+        {
+            row.Scales[b] = 0;
+            if (TFormat.HasBias)
+                row.Biases[b] = 0;
+        }
     }
 
     [MethodImpl(MethodImplOptions.AggressiveOptimization)]
@@ -61,33 +65,32 @@ internal static unsafe class RowDot
     /// <summary>The dot of a row and a token.</summary>
     /// <remarks>
     /// The last read of 16 sub-blocks may go past the row: what follows is read as codes, but its scales (weights' and activations') are zero
-    /// and add nothing. Where it would leave the matrix, the row's last blocks are copied out.
+    /// and add nothing. Where it would leave the matrix, the row's last blocks are copied to <paramref name="tail"/> and read there.
     /// </remarks>
     [MethodImpl(MethodImplOptions.AggressiveOptimization)]
-    private static float Dot<TFormat>(byte* blocks, byte* end, in RowScratch row, in QuantizedActivations x, int token)
+    private static float Dot<TFormat>(byte* blocks, byte* end, RowScales row, byte* tail, in QuantizedActivations x, int token)
         where TFormat : struct, IQuantizedFormat
     {
         int columns = Lanes.Count * TFormat.SubBlock, bytes = columns / TFormat.BlockColumns * TFormat.BlockBytes;
         int subBlocks = x.Columns / TFormat.SubBlock;
+        int whole = subBlocks / Lanes.Count * Lanes.Count;
+        byte* last = blocks + ((long)whole / Lanes.Count * bytes);
+        if (end - last < bytes)
+        {
+            Unsafe.CopyBlockUnaligned(tail, last, (uint)(end - last));
+            last = tail;
+        }
+
         sbyte* codes = x.Codes(token);
         float* scales = x.Scales(token);
         int* sums = x.Sums(token, TFormat.SubBlock);
         Vector512<float> lanes = Vector512<float>.Zero;
         for (int b = 0; b < subBlocks; b += Lanes.Count, blocks += bytes, codes += columns)
         {
-            byte* source = blocks;
-            if (end - blocks < bytes)
-            {
-                source = row.Tail;
-                Unsafe.CopyBlockUnaligned(source, blocks, (uint)(end - blocks));
-            }
-
+            Vector512<int> dots = Dots<TFormat>(b < whole ? blocks : last, codes);
             Vector512<int> sum = Vector512.Load(sums + b);
-            Vector512<int> dots = Dots<TFormat>(source, codes);
-            if (TFormat.Offset != 0)
-                dots -= sum * TFormat.Offset;
             Vector512<float> scale = Lanes.ActivationScales<TFormat>(scales, b);
-            lanes = Vector512.FusedMultiplyAdd(Vector512.ConvertToSingle(dots), Vector512.Load(row.Scales + b) * scale, lanes);
+            lanes = Vector512.FusedMultiplyAdd(Lanes.Floats<TFormat>(dots, sum), Vector512.Load(row.Scales + b) * scale, lanes);
             if (TFormat.HasBias)
                 lanes = Vector512.FusedMultiplyAdd(Vector512.Load(row.Biases + b) * scale, Vector512.ConvertToSingle(sum), lanes);
         }
@@ -110,10 +113,10 @@ internal static unsafe class RowDot
         blocks += SpanGroups * 32 / TFormat.BlockColumns * TFormat.BlockBytes;
         x += SpanGroups * 32;
         return IntegerDot.Sums(
-            Vector512.Create(p0, Partial<TFormat>(blocks, x, 0)), Vector512.Create(p1, Partial<TFormat>(blocks, x, 1)),
-            Vector512.Create(p2, Partial<TFormat>(blocks, x, 2)), Vector512.Create(p3, Partial<TFormat>(blocks, x, 3)),
-            Vector512.Create(p4, Partial<TFormat>(blocks, x, 4)), Vector512.Create(p5, Partial<TFormat>(blocks, x, 5)),
-            Vector512.Create(p6, Partial<TFormat>(blocks, x, 6)), Vector512.Create(p7, Partial<TFormat>(blocks, x, 7)));
+            Lanes.Join(p0, Partial<TFormat>(blocks, x, 0)), Lanes.Join(p1, Partial<TFormat>(blocks, x, 1)),
+            Lanes.Join(p2, Partial<TFormat>(blocks, x, 2)), Lanes.Join(p3, Partial<TFormat>(blocks, x, 3)),
+            Lanes.Join(p4, Partial<TFormat>(blocks, x, 4)), Lanes.Join(p5, Partial<TFormat>(blocks, x, 5)),
+            Lanes.Join(p6, Partial<TFormat>(blocks, x, 6)), Lanes.Join(p7, Partial<TFormat>(blocks, x, 7)));
     }
 
     [MethodImpl(MethodImplOptions.AggressiveInlining)]

@@ -16,6 +16,7 @@ internal static unsafe class RowPanel
     public const int Rows = Lanes.Count;
 
     private const int TileTokens = 4;
+    private const int Levels = 4; // 16 lanes fold in four steps
 
     /// <summary>Whether this machine has the byte products that make panels worth their while.</summary>
     public static bool IsSupported => Avx2.IsSupported;
@@ -112,46 +113,35 @@ internal static unsafe class RowPanel
     private static Vector256<long> Zip(Vector256<byte> a, Vector256<byte> b, bool high) =>
         (high ? Avx2.UnpackHigh(a.AsInt32(), b.AsInt32()) : Avx2.UnpackLow(a.AsInt32(), b.AsInt32())).AsInt64();
 
-    /// <summary>The outputs of 16 rows for up to four tokens. A tile with fewer computes its last token again and drops the copies.</summary>
+    /// <summary>The outputs of 16 rows for four tokens, of which <paramref name="count"/> are kept; the records of the others are padding.</summary>
     [SkipLocalsInit]
     [MethodImpl(MethodImplOptions.AggressiveOptimization)]
     private static void MultiplyTile<TFormat>(in Panel panel, in QuantizedActivations x, int token, int count, in Output output)
         where TFormat : struct, IQuantizedFormat
     {
         int subBlocks = x.Columns / TFormat.SubBlock;
-        int last = count - 1;
-        Token t0 = new(x, token, TFormat.SubBlock), t1 = new(x, token + Math.Min(1, last), TFormat.SubBlock);
-        Token t2 = new(x, token + Math.Min(2, last), TFormat.SubBlock), t3 = new(x, token + last, TFormat.SubBlock);
-        float* pending = stackalloc float[4 * TileTokens * Rows]; // a tile for each bit of p: finished sums that wait for their sibling
+        long next = x.TokenBytes;
+        sbyte* codes = x.Codes(token);
+        byte* scales = (byte*)x.Scales(token), sums = (byte*)x.Sums(token, TFormat.SubBlock);
+        float* waiting = stackalloc float[(Levels + 1) * TileTokens * Rows]; // a tile for each bit of p: finished sums that wait for their sibling
         for (int i = 0; i < Lanes.Count; i++)
         {
             Vector512<float> y0 = Vector512<float>.Zero, y1 = y0, y2 = y0, y3 = y0;
             for (int b = BitReversed[i]; b < subBlocks; b += Lanes.Count)
             {
                 PanelDot.Dots<TFormat>(
-                    panel.Codes + ((long)b * TFormat.SubBlock * Rows),
-                    t0.Codes + (b * TFormat.SubBlock), t1.Codes + (b * TFormat.SubBlock),
-                    t2.Codes + (b * TFormat.SubBlock), t3.Codes + (b * TFormat.SubBlock),
-                    -TFormat.Offset * t0.Sums[b], -TFormat.Offset * t1.Sums[b], -TFormat.Offset * t2.Sums[b], -TFormat.Offset * t3.Sums[b],
+                    panel.Codes + ((long)b * TFormat.SubBlock * Rows), codes + (b * TFormat.SubBlock), next,
                     out Vector512<int> d0, out Vector512<int> d1, out Vector512<int> d2, out Vector512<int> d3);
-                Vector512<float> scale = Vector512.Load(panel.Scales + ((long)b * Rows));
-                int block = TFormat.SubBlock == QuantizedActivations.BlockColumns ? b : b / 2;
-                y0 = Vector512.FusedMultiplyAdd(Vector512.ConvertToSingle(d0), scale * t0.Scales[block], y0);
-                y1 = Vector512.FusedMultiplyAdd(Vector512.ConvertToSingle(d1), scale * t1.Scales[block], y1);
-                y2 = Vector512.FusedMultiplyAdd(Vector512.ConvertToSingle(d2), scale * t2.Scales[block], y2);
-                y3 = Vector512.FusedMultiplyAdd(Vector512.ConvertToSingle(d3), scale * t3.Scales[block], y3);
-                if (TFormat.HasBias)
-                {
-                    Vector512<float> bias = Vector512.Load(panel.Biases + ((long)b * Rows));
-                    y0 = Vector512.FusedMultiplyAdd(bias * t0.Scales[block], Vector512.Create((float)t0.Sums[b]), y0);
-                    y1 = Vector512.FusedMultiplyAdd(bias * t1.Scales[block], Vector512.Create((float)t1.Sums[b]), y1);
-                    y2 = Vector512.FusedMultiplyAdd(bias * t2.Scales[block], Vector512.Create((float)t2.Sums[b]), y2);
-                    y3 = Vector512.FusedMultiplyAdd(bias * t3.Scales[block], Vector512.Create((float)t3.Sums[b]), y3);
-                }
+                Weights<TFormat> w = new(panel, b);
+                byte* scale = scales + (b * TFormat.SubBlock / QuantizedActivations.BlockColumns * sizeof(float)), sum = sums + (b * sizeof(int));
+                y0 = Accumulate(y0, d0, w, *(float*)scale, *(int*)sum);
+                y1 = Accumulate(y1, d1, w, *(float*)(scale + next), *(int*)(sum + next));
+                y2 = Accumulate(y2, d2, w, *(float*)(scale + (2 * next)), *(int*)(sum + (2 * next)));
+                y3 = Accumulate(y3, d3, w, *(float*)(scale + (3 * next)), *(int*)(sum + (3 * next)));
             }
 
             // Each one bit at the low end of i is a sibling that waits: add it, and carry.
-            float* slot = pending;
+            float* slot = waiting;
             for (int carry = i; (carry & 1) != 0; carry >>= 1, slot += TileTokens * Rows)
             {
                 y0 += Vector512.Load(slot);
@@ -160,35 +150,42 @@ internal static unsafe class RowPanel
                 y3 += Vector512.Load(slot + (3 * Rows));
             }
 
-            if (i == Lanes.Count - 1)
-            {
-                Store(y0, output.Token(token), output.Accumulate);
-                if (count > 1)
-                    Store(y1, output.Token(token + 1), output.Accumulate);
-                if (count > 2)
-                    Store(y2, output.Token(token + 2), output.Accumulate);
-                if (count > 3)
-                    Store(y3, output.Token(token + 3), output.Accumulate);
-                return;
-            }
-
+            // The last sum has carried past every bit; it lands above the waiting tiles.
             y0.Store(slot);
             y1.Store(slot + Rows);
             y2.Store(slot + (2 * Rows));
             y3.Store(slot + (3 * Rows));
         }
+
+        for (int t = 0; t < count; t++)
+        {
+            float* y = output.Token(token + t);
+            Vector512<float> dots = Vector512.Load(waiting + (((Levels * TileTokens) + t) * Rows));
+            (output.Accumulate ? Vector512.Load(y) + dots : dots).Store(y);
+        }
     }
 
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    private static void Store(Vector512<float> dots, float* y, bool accumulate) =>
-        (accumulate ? Vector512.Load(y) + dots : dots).Store(y);
-
-    /// <summary>A token of the tile.</summary>
-    private readonly struct Token(in QuantizedActivations x, int token, int subBlock)
+    private static Vector512<float> Accumulate<TFormat>(Vector512<float> y, Vector512<int> dots, in Weights<TFormat> w, float scale, int sum)
+        where TFormat : struct, IQuantizedFormat
     {
-        public readonly sbyte* Codes = x.Codes(token);
-        public readonly float* Scales = x.Scales(token);
-        public readonly int* Sums = x.Sums(token, subBlock);
+        y = Vector512.FusedMultiplyAdd(Lanes.Floats<TFormat>(dots, Vector512.Create(sum)), w.Scales * scale, y);
+        return TFormat.HasBias ? Vector512.FusedMultiplyAdd(w.Biases * scale, Vector512.Create((float)sum), y) : y;
+    }
+
+    /// <summary>Scales and biases of a sub-block of the 16 rows.</summary>
+    private readonly struct Weights<TFormat>
+        where TFormat : struct, IQuantizedFormat
+    {
+        public readonly Vector512<float> Scales;
+        public readonly Vector512<float> Biases;
+
+        [MethodImpl(MethodImplOptions.AggressiveInlining)]
+        public Weights(in Panel panel, int subBlock)
+        {
+            Scales = Vector512.Load(panel.Scales + ((long)subBlock * Rows));
+            Biases = TFormat.HasBias ? Vector512.Load(panel.Biases + ((long)subBlock * Rows)) : default;
+        }
     }
 
     /// <summary>Sixteen unpacked rows.</summary>

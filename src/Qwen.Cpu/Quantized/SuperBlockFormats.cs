@@ -28,9 +28,7 @@ internal readonly unsafe struct Q2_K : IQuantizedFormat
             Vector128<byte> packed = Vector128.Load(blocks), low = Vector128.Create((byte)0x0F);
             Vector128<sbyte> ofScales = (packed & low).AsSByte(), ofMinima = ((packed.AsUInt16() >> 4).AsByte() & low).AsSByte();
             BlockBits.StoreScaled(ofScales, d, scales);
-            BlockBits.StoreScaled(Vector128.Create(ofScales.GetUpper(), default), d, scales + 8);
             BlockBits.StoreScaled(ofMinima, -dmin, biases);
-            BlockBits.StoreScaled(Vector128.Create(ofMinima.GetUpper(), default), -dmin, biases + 8);
         }
     }
 }
@@ -66,7 +64,6 @@ internal readonly unsafe struct Q3_K : IQuantizedFormat
             float d = BlockBits.Half(blocks + 108);
             Vector128<sbyte> signed = Vector128.Create(first, second).AsSByte() - Vector128.Create((sbyte)32);
             BlockBits.StoreScaled(signed, d, scales);
-            BlockBits.StoreScaled(Vector128.Create(signed.GetUpper(), default), d, scales + 8);
         }
     }
 }
@@ -100,8 +97,9 @@ internal readonly unsafe struct Q4_K : IQuantizedFormat
         uint a = Unsafe.ReadUnaligned<uint>(block + 4), b = Unsafe.ReadUnaligned<uint>(block + 8), c = Unsafe.ReadUnaligned<uint>(block + 12);
         uint highScales = (c & 0x0F0F0F0F) | ((a >> 2) & 0x30303030);
         uint highMinima = ((c >> 4) & 0x0F0F0F0F) | ((b >> 2) & 0x30303030);
-        BlockBits.StoreScaled((a & 0x3F3F3F3F) | ((ulong)highScales << 32), BlockBits.Half(block), scales);
-        BlockBits.StoreScaled((b & 0x3F3F3F3F) | ((ulong)highMinima << 32), -BlockBits.Half(block + 2), biases);
+        BlockBits.StoreScaled(
+            (a & 0x3F3F3F3F) | ((ulong)highScales << 32), BlockBits.Half(block), scales,
+            (b & 0x3F3F3F3F) | ((ulong)highMinima << 32), -BlockBits.Half(block + 2), biases);
     }
 }
 
@@ -153,11 +151,7 @@ internal readonly unsafe struct Q6_K : IQuantizedFormat
     public static void Scales(byte* blocks, int count, float* scales, float* biases)
     {
         for (int i = 0; i < count; i++, blocks += BlockBytes, scales += 16)
-        {
-            float d = BlockBits.Half(blocks + 208);
-            BlockBits.StoreScaled(Unsafe.ReadUnaligned<ulong>(blocks + 192), d, scales);
-            BlockBits.StoreScaled(Unsafe.ReadUnaligned<ulong>(blocks + 200), d, scales + 8);
-        }
+            BlockBits.StoreScaled(Vector128.Load(blocks + 192).AsSByte(), BlockBits.Half(blocks + 208), scales);
     }
 }
 
@@ -202,10 +196,10 @@ internal readonly unsafe struct IQ4_XS : IQuantizedFormat
     {
         for (int i = 0; i < count; i++, blocks += BlockBytes, scales += 8)
         {
-            float d = BlockBits.Half(blocks);
-            uint high = Unsafe.ReadUnaligned<ushort>(blocks + 2), low = Unsafe.ReadUnaligned<uint>(blocks + 4);
-            for (int g = 0; g < 8; g++)
-                scales[g] = d * ((int)(((low >> (4 * g)) & 0xF) | (((high >> (2 * g)) & 3) << 4)) - 32);
+            ulong low = BlockBits.SpreadNibbles(Unsafe.ReadUnaligned<uint>(blocks + 4));
+            ulong high = BlockBits.SpreadPairs(Unsafe.ReadUnaligned<ushort>(blocks + 2));
+            Vector128<sbyte> signed = Vector128.CreateScalar(low | (high << 4)).AsSByte() - Vector128.Create((sbyte)32);
+            BlockBits.StoreScaledLower(signed, BlockBits.Half(blocks), scales);
         }
     }
 }
