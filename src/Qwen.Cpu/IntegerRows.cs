@@ -1,3 +1,4 @@
+using System.Runtime.CompilerServices;
 using Qwen.Cpu.Quantized;
 
 namespace Qwen.Cpu;
@@ -13,7 +14,7 @@ internal static unsafe class IntegerRows
     private const int PanelTokens = 6;
 
     /// <summary>Bytes of scratch memory that <see cref="Multiply"/> needs for rows of that many columns.</summary>
-    public static long ScratchBytes(int columns) => Math.Max(RowScratch.Bytes(columns), RowPanel.Bytes(columns));
+    public static long ScratchBytes(int columns) => Math.Max(RowDot.ScratchBytes(columns), RowPanel.ScratchBytes(columns));
 
     /// <summary>y[t * yStride + (r - from)] = (or +=) dot(W[r, :], x[t, :]) for r in [from, to), t in [0, tokens).</summary>
     /// <param name="w">Weights of a quantized type [Rows, Columns].</param>
@@ -117,5 +118,6 @@ internal readonly unsafe struct Output(float* start, long stride, bool accumulat
     public Output At(int rows) => new(_start + rows, _stride, Accumulate);
 
     /// <summary>A token's output of row 0.</summary>
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
     public float* Token(int token) => _start + (token * _stride);
 }

@@ -32,6 +32,33 @@ internal static unsafe class BlockBits
         return Vector256.Equals(spread & bit, bit) & Vector256.Create((byte)0x10);
     }
 
+    /// <summary><see cref="Nibbles"/> of two blocks.</summary>
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    public static Vector512<byte> NibblePair(byte* bytes, int stride)
+    {
+        if (!Avx512F.IsSupported)
+            return Lanes.Join(Nibbles(bytes), Nibbles(bytes + stride));
+        Vector512<byte> packed = Lanes.Join(Avx2.BroadcastVector128ToVector256(bytes), Avx2.BroadcastVector128ToVector256(bytes + stride));
+        return Avx512F.ShiftRightLogicalVariable(packed.AsUInt64(), Vector512.Create(0UL, 0, 4, 4, 0, 0, 4, 4)).AsByte() & Vector512.Create((byte)0x0F);
+    }
+
+    /// <summary>From each of 32 bytes, the <paramref name="width"/> bits from <paramref name="shift"/> on; then those from shift + <paramref name="step"/> on.</summary>
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    public static Vector512<byte> FieldPair(byte* bytes, int shift, int step, int width)
+    {
+        if (!Avx512F.IsSupported)
+            return Lanes.Join(Field(bytes, shift, width), Field(bytes, shift + step, width));
+        ulong first = (ulong)shift, second = (ulong)(shift + step);
+        Vector512<ulong> shifts = Vector512.Create(first, first, first, first, second, second, second, second);
+        Vector256<ulong> packed = Vector256.Load((ulong*)bytes); // not BroadcastVector256ToVector512: .NET 10 encodes its displacement wrongly
+        return Avx512F.ShiftRightLogicalVariable(Lanes.Join(packed, packed), shifts).AsByte() & Vector512.Create((byte)((1 << width) - 1));
+    }
+
+    /// <summary><see cref="FifthBits"/> of two blocks.</summary>
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    public static Vector512<byte> FifthBitPair(byte* bits, int stride) =>
+        Lanes.Join(FifthBits(Unsafe.ReadUnaligned<uint>(bits)), FifthBits(Unsafe.ReadUnaligned<uint>(bits + stride)));
+
     /// <summary>16 bytes hold 32 indices (as <see cref="Nibbles"/>) into the levels of IQ4_NL; gives level + 128.</summary>
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
     public static Vector256<byte> NonLinearLevels(byte* bytes)
@@ -58,53 +85,37 @@ internal static unsafe class BlockBits
         return (x | (x << 6)) & 0x03030303_03030303;
     }
 
-    /// <summary>Sixteen bytes as floats, times <paramref name="scale"/>.</summary>
+    /// <summary>The heads of two super-blocks of Q4_K or Q5_K: F16 d and dmin, and 8 + 8 integers of 6 bits in 12 bytes.</summary>
+    /// <remarks>Bytes 0-3: scales 0-3; 4-7: minima 0-3; in their top bits, those of 4-7. Bytes 8-11: the low nibbles of scales and of minima 4-7.</remarks>
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    public static void StoreScaled(Vector128<sbyte> bytes, float scale, float* destination) =>
-        (ToSingle(bytes) * scale).Store(destination);
-
-    /// <summary>The first eight bytes as floats, times <paramref name="scale"/>.</summary>
-    [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    public static void StoreScaledLower(Vector128<sbyte> bytes, float scale, float* destination) =>
-        (ToSingle(bytes).GetLower() * scale).Store(destination);
-
-    /// <summary>Eight bytes times a scale, and eight bytes times a bias, as floats.</summary>
-    [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    public static void StoreScaled(ulong scaleBytes, float scale, float* scales, ulong biasBytes, float bias, float* biases)
+    public static void SixBitScales(byte* blocks, int stride, out Vector512<float> scales, out Vector512<float> biases)
     {
-        Vector512<float> both = ToSingle(Vector128.Create(scaleBytes, biasBytes).AsSByte()) * Lanes.Join(Vector256.Create(scale), Vector256.Create(bias));
-        both.GetLower().Store(scales);
-        both.GetUpper().Store(biases);
+        Vector256<uint> heads = Vector256.Create(Vector128.Load((uint*)blocks), Vector128.Load((uint*)(blocks + stride)));
+        Vector256<uint> first = Vector256.Shuffle(heads, Vector256.Create(1u, 1, 2, 2, 5, 5, 6, 6));
+        Vector256<uint> last = Vector256.Shuffle(heads, Vector256.Create(3u, 3, 3, 3, 7, 7, 7, 7));
+        Vector256<uint> integers = (first & Vector256.Create(0x00000000_3F3F3F3FUL).AsUInt32())
+            | ((first >> 2) & Vector256.Create(0x30303030_00000000UL).AsUInt32())
+            | (last & Vector256.Create(0x0F0F0F0F_00000000UL, 0, 0x0F0F0F0F_00000000UL, 0).AsUInt32())
+            | ((last >> 4) & Vector256.Create(0, 0x0F0F0F0F_00000000UL, 0, 0x0F0F0F0F_00000000UL).AsUInt32());
+        Vector256<sbyte> sorted = Vector256.Shuffle(integers.AsUInt64(), Vector256.Create(0UL, 2, 1, 3)).AsSByte(); // 16 scales, 16 minima
+
+        Vector128<uint> halves = Vector128.Create(heads.GetElement(0), heads.GetElement(4), 0, 0);
+        Vector128<float> d = Widen(Vector128.WidenLower(halves.AsUInt16()).AsInt32()); // d, dmin of the first; d, dmin of the second
+        scales = ToSingle(sorted.GetLower()) * Lanes.Join(Vector256.Create(d[0]), Vector256.Create(d[2]));
+        biases = ToSingle(sorted.GetUpper()) * Lanes.Join(Vector256.Create(-d[1]), Vector256.Create(-d[3]));
     }
 
     /// <summary>A binary16 as a float.</summary>
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
     public static float Half(byte* bytes) => Widen(Vector128.CreateScalarUnsafe((int)Unsafe.ReadUnaligned<ushort>(bytes))).ToScalar();
 
-    /// <summary>The binary16 at the start of each of <paramref name="count"/> blocks, as floats.</summary>
-    /// <param name="bytes">The first.</param>
-    /// <param name="stride">Bytes from one to the next.</param>
-    /// <param name="count">How many.</param>
-    /// <param name="destination">Room for the count.</param>
-    /// <remarks>.NET 10 has no intrinsic for vcvtph2ps: 16 halves are collected and widened with integer arithmetic.</remarks>
+    /// <summary>The binary16 at the start of each of 16 blocks, as floats.</summary>
+    /// <remarks>.NET 10 has no intrinsic for vcvtph2ps: the halves are widened with integer arithmetic.</remarks>
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    public static void Halves(byte* bytes, int stride, int count, float* destination)
+    public static Vector512<float> Halves(byte* bytes, int stride)
     {
-        if (count < 16)
-        {
-            for (int i = 0; i < count; i++)
-                destination[i] = Half(bytes + ((long)i * stride));
-            return;
-        }
-
-        // The last sixteen may overlap those before: no half past the blocks is read.
-        for (int i = 0; i < count; i += 16)
-        {
-            int first = Math.Min(i, count - 16);
-            byte* block = bytes + ((long)first * stride);
-            (Vector256<uint> low, Vector256<uint> high) = Vector256.Widen(Vector256.Create(EightHalves(block, stride), EightHalves(block + (8 * stride), stride)));
-            Widen(Lanes.Join(low, high).AsInt32()).Store(destination + first);
-        }
+        (Vector256<uint> low, Vector256<uint> high) = Vector256.Widen(Vector256.Create(EightHalves(bytes, stride), EightHalves(bytes + (8 * stride), stride)));
+        return Widen(Lanes.Join(low, high).AsInt32());
     }
 
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
@@ -135,8 +146,9 @@ internal static unsafe class BlockBits
         return (value.AsInt32() | special | ((halves ^ magnitude) << 16)).AsSingle();
     }
 
+    /// <summary>Sixteen bytes as floats.</summary>
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    private static Vector512<float> ToSingle(Vector128<sbyte> bytes)
+    public static Vector512<float> ToSingle(Vector128<sbyte> bytes)
     {
         if (Avx512F.IsSupported)
             return Vector512.ConvertToSingle(Avx512F.ConvertToVector512Int32(bytes));

@@ -30,10 +30,9 @@ internal unsafe interface IQuantizedFormat
     /// <summary>The 32 codes of the columns from 32 * <paramref name="group"/> on; reads nothing outside that block.</summary>
     static abstract Vector256<byte> Codes(byte* blocks, int group);
 
-    /// <summary>The scales and biases of all sub-blocks of <paramref name="count"/> blocks.</summary>
-    /// <param name="blocks">The first block.</param>
-    /// <param name="count">Blocks.</param>
-    /// <param name="scales">Room for the sub-blocks, rounded up to 16; what lies past them is undefined.</param>
-    /// <param name="biases">Likewise; not touched where there are none.</param>
-    static abstract void Scales(byte* blocks, int count, float* scales, float* biases);
+    /// <summary>The 64 codes of the columns from 64 * <paramref name="pair"/> on: with AVX-512, fewer instructions than two groups take.</summary>
+    static abstract Vector512<byte> CodePair(byte* blocks, int pair);
+
+    /// <summary>The scales and biases of the 16 sub-blocks that begin at <paramref name="blocks"/>. Where there are none, the biases are zero.</summary>
+    static abstract void Scales(byte* blocks, out Vector512<float> scales, out Vector512<float> biases);
 }

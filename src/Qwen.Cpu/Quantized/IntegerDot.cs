@@ -7,24 +7,16 @@ namespace Qwen.Cpu.Quantized;
 /// <summary>Exact dots of unsigned weight codes with int8 activations: the one place that differs by instruction set.</summary>
 internal static unsafe class IntegerDot
 {
-    /// <summary>32 products summed into 8 lanes: lanes 0-3 get columns 0-15, lanes 4-7 columns 16-31.</summary>
+    /// <summary>The dots of the 16 sub-blocks that begin at <paramref name="blocks"/>, in order.</summary>
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    public static Vector256<int> Partial<TFormat>(Vector256<byte> codes, Vector256<sbyte> x)
+    public static Vector512<int> SubBlocks<TFormat>(byte* blocks, sbyte* x)
         where TFormat : struct, IQuantizedFormat
     {
-        if (AvxVnni.IsSupported)
-            return AvxVnni.MultiplyWideningAndAdd(Vector256<int>.Zero, codes, x);
-        if (Avx2.IsSupported)
-        {
-            if (PairsFitInt16<TFormat>())
-                return Avx2.MultiplyAddAdjacent(Avx2.MultiplyAddAdjacent(codes, x), Vector256<short>.One);
-            Vector256<byte> low = Vector256.Create((byte)0x0F);
-            Vector256<short> units = Avx2.MultiplyAddAdjacent(codes & low, x);
-            Vector256<short> sixteens = Avx2.MultiplyAddAdjacent((codes.AsUInt16() >> 4).AsByte() & low, x);
-            return Avx2.MultiplyAddAdjacent(units, Vector256<short>.One) + Avx2.MultiplyAddAdjacent(sixteens, Vector256.Create((short)16));
-        }
-
-        return Vector256.Create(Portable(codes.GetLower(), x.GetLower()), Portable(codes.GetUpper(), x.GetUpper()));
+        if (TFormat.SubBlock == 16)
+            return Avx512BW.IsSupported ? Of16Columns512<TFormat>(blocks, x) : Of16Columns<TFormat>(blocks, x);
+        if (Avx512BW.IsSupported)
+            return Of32Columns512<TFormat>(blocks, x);
+        return Vector512.Create(Of32Columns<TFormat>(blocks, x, 0), Of32Columns<TFormat>(blocks, x, 8));
     }
 
     /// <summary>Whether two products of a code and an activation fit an int16, so that VPMADDUBSW cannot saturate.</summary>
@@ -37,46 +29,81 @@ internal static unsafe class IntegerDot
     public static int PairsPerInt16<TFormat>()
         where TFormat : struct, IQuantizedFormat => short.MaxValue / (2 * TFormat.MaxCode * sbyte.MaxValue);
 
-    /// <summary>The sums of both halves of eight vectors: p0's lower half, p1's, .. p7's, then the upper halves in that order.</summary>
+    /// <summary>32 products summed into 8 lanes: lanes 0-3 get columns 0-15, lanes 4-7 columns 16-31.</summary>
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    public static Vector512<int> Sums(
-        Vector512<int> p0, Vector512<int> p1, Vector512<int> p2, Vector512<int> p3, Vector512<int> p4, Vector512<int> p5, Vector512<int> p6, Vector512<int> p7)
+    public static Vector256<int> Partial<TFormat>(Vector256<byte> codes, Vector256<sbyte> x)
+        where TFormat : struct, IQuantizedFormat
     {
-        if (Avx512F.IsSupported)
+        if (AvxVnni.IsSupported)
+            return AvxVnni.MultiplyWideningAndAdd(Vector256<int>.Zero, codes, x);
+        if (Avx2.IsSupported)
         {
-            // Each 128-bit lane of a: that lane's sums of p0 .. p3; of b: of p4 .. p7.
-            Vector512<long> a = QuadSums(p0, p1, p2, p3).AsInt64(), b = QuadSums(p4, p5, p6, p7).AsInt64();
-            return Avx512F.PermuteVar8x64x2(a, Vector512.Create(0L, 1, 8, 9, 4, 5, 12, 13), b).AsInt32()
-                + Avx512F.PermuteVar8x64x2(a, Vector512.Create(2L, 3, 10, 11, 6, 7, 14, 15), b).AsInt32();
+            if (PairsFitInt16<TFormat>())
+                return Avx2.MultiplyAddAdjacent(Avx2.MultiplyAddAdjacent(codes, x), Vector256<short>.One);
+            Vector256<byte> nibble = Vector256.Create((byte)0x0F);
+            Vector256<short> units = Avx2.MultiplyAddAdjacent(codes & nibble, x);
+            Vector256<short> sixteens = Avx2.MultiplyAddAdjacent((codes.AsUInt16() >> 4).AsByte() & nibble, x);
+            return Avx2.MultiplyAddAdjacent(units, Vector256<short>.One) + Avx2.MultiplyAddAdjacent(sixteens, Vector256.Create((short)16));
         }
 
-        return Vector512.Create(
-            Sums(p0.GetLower(), p1.GetLower(), p2.GetLower(), p3.GetLower(), p4.GetLower(), p5.GetLower(), p6.GetLower(), p7.GetLower()),
-            Sums(p0.GetUpper(), p1.GetUpper(), p2.GetUpper(), p3.GetUpper(), p4.GetUpper(), p5.GetUpper(), p6.GetUpper(), p7.GetUpper()));
-    }
-
-    /// <summary>The sums of the halves of eight vectors: p0's lower, p0's upper, p1's lower ..</summary>
-    [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    public static Vector512<int> HalfSums(
-        Vector256<int> p0, Vector256<int> p1, Vector256<int> p2, Vector256<int> p3, Vector256<int> p4, Vector256<int> p5, Vector256<int> p6, Vector256<int> p7)
-    {
-        if (Avx512F.IsSupported)
-        {
-            Vector512<int> sums = QuadSums(Lanes.Join(p0, p4), Lanes.Join(p1, p5), Lanes.Join(p2, p6), Lanes.Join(p3, p7));
-            return Avx512F.PermuteVar16x32(sums, Vector512.Create(0, 4, 1, 5, 2, 6, 3, 7, 8, 12, 9, 13, 10, 14, 11, 15));
-        }
-
-        Vector256<int> interleave = Vector256.Create(0, 4, 1, 5, 2, 6, 3, 7);
-        return Vector512.Create(
-            Vector256.Shuffle(QuadSums(p0, p1, p2, p3), interleave), Vector256.Shuffle(QuadSums(p4, p5, p6, p7), interleave));
+        return Vector256.Create(Portable(codes.GetLower(), x.GetLower()), Portable(codes.GetUpper(), x.GetUpper()));
     }
 
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    private static Vector256<int> Sums(
-        Vector256<int> p0, Vector256<int> p1, Vector256<int> p2, Vector256<int> p3, Vector256<int> p4, Vector256<int> p5, Vector256<int> p6, Vector256<int> p7)
+    private static Vector256<int> Of32Columns<TFormat>(byte* blocks, sbyte* x, int first)
+        where TFormat : struct, IQuantizedFormat
     {
-        Vector256<int> a = QuadSums(p0, p1, p2, p3), b = QuadSums(p4, p5, p6, p7);
+        Vector256<int> a = QuadSums(
+            Group<TFormat>(blocks, x, first), Group<TFormat>(blocks, x, first + 1), Group<TFormat>(blocks, x, first + 2), Group<TFormat>(blocks, x, first + 3));
+        Vector256<int> b = QuadSums(
+            Group<TFormat>(blocks, x, first + 4), Group<TFormat>(blocks, x, first + 5), Group<TFormat>(blocks, x, first + 6), Group<TFormat>(blocks, x, first + 7));
         return Vector256.Create(a.GetLower(), b.GetLower()) + Vector256.Create(a.GetUpper(), b.GetUpper());
+    }
+
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    private static Vector512<int> Of16Columns<TFormat>(byte* blocks, sbyte* x)
+        where TFormat : struct, IQuantizedFormat
+    {
+        Vector256<int> a = QuadSums(Group<TFormat>(blocks, x, 0), Group<TFormat>(blocks, x, 1), Group<TFormat>(blocks, x, 2), Group<TFormat>(blocks, x, 3));
+        Vector256<int> b = QuadSums(Group<TFormat>(blocks, x, 4), Group<TFormat>(blocks, x, 5), Group<TFormat>(blocks, x, 6), Group<TFormat>(blocks, x, 7));
+        Vector256<int> interleave = Vector256.Create(0, 4, 1, 5, 2, 6, 3, 7);
+        return Vector512.Create(Vector256.Shuffle(a, interleave), Vector256.Shuffle(b, interleave));
+    }
+
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    private static Vector512<int> Of32Columns512<TFormat>(byte* blocks, sbyte* x)
+        where TFormat : struct, IQuantizedFormat
+    {
+        // 128-bit lanes 0 and 1 of a hold the two halves of groups 0, 2, 4, 6; lanes 2 and 3 those of groups 1, 3, 5, 7. b: 8 to 15.
+        Vector512<int> a = QuadSums(Pair<TFormat>(blocks, x, 0), Pair<TFormat>(blocks, x, 1), Pair<TFormat>(blocks, x, 2), Pair<TFormat>(blocks, x, 3));
+        Vector512<int> b = QuadSums(Pair<TFormat>(blocks, x, 4), Pair<TFormat>(blocks, x, 5), Pair<TFormat>(blocks, x, 6), Pair<TFormat>(blocks, x, 7));
+        return Avx512F.PermuteVar16x32x2(a, Vector512.Create(0, 8, 1, 9, 2, 10, 3, 11, 16, 24, 17, 25, 18, 26, 19, 27), b)
+            + Avx512F.PermuteVar16x32x2(a, Vector512.Create(4, 12, 5, 13, 6, 14, 7, 15, 20, 28, 21, 29, 22, 30, 23, 31), b);
+    }
+
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    private static Vector512<int> Of16Columns512<TFormat>(byte* blocks, sbyte* x)
+        where TFormat : struct, IQuantizedFormat
+    {
+        Vector512<int> sums = QuadSums(Pair<TFormat>(blocks, x, 0), Pair<TFormat>(blocks, x, 1), Pair<TFormat>(blocks, x, 2), Pair<TFormat>(blocks, x, 3));
+        return Avx512F.PermuteVar16x32(sums, Vector512.Create(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15));
+    }
+
+    /// <summary>The products of a group of 32 columns in 8 lanes, as <see cref="Partial"/> leaves them.</summary>
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    private static Vector256<int> Group<TFormat>(byte* blocks, sbyte* x, int group)
+        where TFormat : struct, IQuantizedFormat =>
+        Partial<TFormat>(TFormat.Codes(blocks, group), Vector256.Load(x + (32 * group)));
+
+    /// <summary>The products of a pair of groups in 16 lanes: four lanes for each 16 columns.</summary>
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    private static Vector512<int> Pair<TFormat>(byte* blocks, sbyte* x, int pair)
+        where TFormat : struct, IQuantizedFormat
+    {
+        if (!PairsFitInt16<TFormat>())
+            return Lanes.Join(Group<TFormat>(blocks, x, 2 * pair), Group<TFormat>(blocks, x, (2 * pair) + 1));
+        Vector512<short> products = Avx512BW.MultiplyAddAdjacent(TFormat.CodePair(blocks, pair), Vector512.Load(x + (64 * pair)));
+        return Avx512BW.MultiplyAddAdjacent(products, Vector512<short>.One);
     }
 
     /// <summary>In each 128-bit lane: the sums of that lane of a, b, c and d.</summary>

@@ -19,7 +19,14 @@ internal readonly unsafe struct Q4_0 : IQuantizedFormat
     public static Vector256<byte> Codes(byte* blocks, int group) => BlockBits.Nibbles(blocks + ((long)group * BlockBytes) + 2);
 
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    public static void Scales(byte* blocks, int count, float* scales, float* biases) => BlockBits.Halves(blocks, BlockBytes, count, scales);
+    public static Vector512<byte> CodePair(byte* blocks, int pair) => BlockBits.NibblePair(blocks + ((long)pair * 2 * BlockBytes) + 2, BlockBytes);
+
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    public static void Scales(byte* blocks, out Vector512<float> scales, out Vector512<float> biases)
+    {
+        scales = BlockBits.Halves(blocks, BlockBytes);
+        biases = default;
+    }
 }
 
 /// <summary>F16 scale and bias; 16 bytes of nibbles; value = scale * code + bias.</summary>
@@ -36,10 +43,13 @@ internal readonly unsafe struct Q4_1 : IQuantizedFormat
     public static Vector256<byte> Codes(byte* blocks, int group) => BlockBits.Nibbles(blocks + ((long)group * BlockBytes) + 4);
 
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    public static void Scales(byte* blocks, int count, float* scales, float* biases)
+    public static Vector512<byte> CodePair(byte* blocks, int pair) => BlockBits.NibblePair(blocks + ((long)pair * 2 * BlockBytes) + 4, BlockBytes);
+
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    public static void Scales(byte* blocks, out Vector512<float> scales, out Vector512<float> biases)
     {
-        BlockBits.Halves(blocks, BlockBytes, count, scales);
-        BlockBits.Halves(blocks + 2, BlockBytes, count, biases);
+        scales = BlockBits.Halves(blocks, BlockBytes);
+        biases = BlockBits.Halves(blocks + 2, BlockBytes);
     }
 }
 
@@ -61,7 +71,18 @@ internal readonly unsafe struct Q5_0 : IQuantizedFormat
     }
 
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    public static void Scales(byte* blocks, int count, float* scales, float* biases) => BlockBits.Halves(blocks, BlockBytes, count, scales);
+    public static Vector512<byte> CodePair(byte* blocks, int pair)
+    {
+        byte* block = blocks + ((long)pair * 2 * BlockBytes);
+        return BlockBits.NibblePair(block + 6, BlockBytes) | BlockBits.FifthBitPair(block + 2, BlockBytes);
+    }
+
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    public static void Scales(byte* blocks, out Vector512<float> scales, out Vector512<float> biases)
+    {
+        scales = BlockBits.Halves(blocks, BlockBytes);
+        biases = default;
+    }
 }
 
 /// <summary>F16 scale and bias; 32 fifth bits; 16 bytes of nibbles; value = scale * code + bias.</summary>
@@ -82,10 +103,17 @@ internal readonly unsafe struct Q5_1 : IQuantizedFormat
     }
 
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    public static void Scales(byte* blocks, int count, float* scales, float* biases)
+    public static Vector512<byte> CodePair(byte* blocks, int pair)
     {
-        BlockBits.Halves(blocks, BlockBytes, count, scales);
-        BlockBits.Halves(blocks + 2, BlockBytes, count, biases);
+        byte* block = blocks + ((long)pair * 2 * BlockBytes);
+        return BlockBits.NibblePair(block + 8, BlockBytes) | BlockBits.FifthBitPair(block + 4, BlockBytes);
+    }
+
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    public static void Scales(byte* blocks, out Vector512<float> scales, out Vector512<float> biases)
+    {
+        scales = BlockBits.Halves(blocks, BlockBytes);
+        biases = BlockBits.Halves(blocks + 2, BlockBytes);
     }
 }
 
@@ -104,7 +132,14 @@ internal readonly unsafe struct Q8_0 : IQuantizedFormat
         Vector256.Load(blocks + ((long)group * BlockBytes) + 2) ^ Vector256.Create((byte)0x80);
 
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    public static void Scales(byte* blocks, int count, float* scales, float* biases) => BlockBits.Halves(blocks, BlockBytes, count, scales);
+    public static Vector512<byte> CodePair(byte* blocks, int pair) => Lanes.Join(Codes(blocks, 2 * pair), Codes(blocks, (2 * pair) + 1));
+
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    public static void Scales(byte* blocks, out Vector512<float> scales, out Vector512<float> biases)
+    {
+        scales = BlockBits.Halves(blocks, BlockBytes);
+        biases = default;
+    }
 }
 
 /// <summary>F16 scale; 16 bytes of nibbles that index the 16 levels; value = scale * (level + 128 - 128).</summary>
@@ -121,5 +156,12 @@ internal readonly unsafe struct IQ4_NL : IQuantizedFormat
     public static Vector256<byte> Codes(byte* blocks, int group) => BlockBits.NonLinearLevels(blocks + ((long)group * BlockBytes) + 2);
 
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    public static void Scales(byte* blocks, int count, float* scales, float* biases) => BlockBits.Halves(blocks, BlockBytes, count, scales);
+    public static Vector512<byte> CodePair(byte* blocks, int pair) => Lanes.Join(Codes(blocks, 2 * pair), Codes(blocks, (2 * pair) + 1));
+
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    public static void Scales(byte* blocks, out Vector512<float> scales, out Vector512<float> biases)
+    {
+        scales = BlockBits.Halves(blocks, BlockBytes);
+        biases = default;
+    }
 }

@@ -7,30 +7,32 @@ namespace Qwen.Cpu.Quantized;
 internal static unsafe class RowDequantizer
 {
     /// <summary>destination[k] = scale * (code[k] - Offset) + bias, each operation rounded once, as the formats define it.</summary>
-    [MethodImpl(MethodImplOptions.AggressiveOptimization)]
     [SkipLocalsInit]
     public static void Dequantize<TFormat>(in WeightMatrix w, int row, float* destination)
         where TFormat : struct, IQuantizedFormat
     {
         IntegerRows.CheckBlocks<TFormat>(w);
         ArgumentOutOfRangeException.ThrowIfGreaterThanOrEqual((uint)row, (uint)w.Rows);
-        float* scales = stackalloc float[16], biases = stackalloc float[16];
-        byte* block = w.Data + (row * w.RowBytes);
-        for (int column = 0; column < w.Columns; column += TFormat.BlockColumns, block += TFormat.BlockBytes)
+        byte* tail = stackalloc byte[RowBlocks<TFormat>.TailBytes];
+        float* scales = stackalloc float[Lanes.Count], biases = stackalloc float[Lanes.Count];
+        RowBlocks<TFormat> blocks = new(w.Data + (row * w.RowBytes), w.Data + (w.Rows * w.RowBytes), w.Columns, tail);
+        for (int first = 0; first < blocks.SubBlocks; first += Lanes.Count)
         {
-            TFormat.Scales(block, 1, scales, biases);
-            for (int group = 0; group < TFormat.BlockColumns / 32; group++)
+            blocks.Scales(first, out Vector512<float> chunkScales, out Vector512<float> chunkBiases);
+            chunkScales.Store(scales);
+            chunkBiases.Store(biases);
+            int columns = Math.Min(Lanes.Count, blocks.SubBlocks - first) * TFormat.SubBlock;
+            for (int k = 0; k < columns; k += 32)
             {
-                Vector256<byte> codes = TFormat.Codes(block, group);
-                int first = TFormat.SubBlock == 32 ? group : 2 * group, second = TFormat.SubBlock == 32 ? group : first + 1;
-                float* values = destination + column + (32 * group);
-                Store<TFormat>(codes.GetLower(), scales[first], biases[first], values);
-                Store<TFormat>(codes.GetUpper(), scales[second], biases[second], values + 16);
+                Vector256<byte> codes = TFormat.Codes(blocks.Chunk(first), k / 32);
+                int low = k / TFormat.SubBlock, high = (k + 16) / TFormat.SubBlock;
+                Store<TFormat>(codes.GetLower(), scales[low], biases[low], destination);
+                Store<TFormat>(codes.GetUpper(), scales[high], biases[high], destination + 16);
+                destination += 32;
             }
         }
     }
 
-    [MethodImpl(MethodImplOptions.AggressiveInlining)]
     private static void Store<TFormat>(Vector128<byte> codes, float scale, float bias, float* destination)
         where TFormat : struct, IQuantizedFormat
     {

@@ -23,23 +23,24 @@ internal static unsafe class RowPanel
 
     private static ReadOnlySpan<byte> BitReversed => [0, 8, 4, 12, 2, 10, 6, 14, 1, 9, 5, 13, 3, 11, 7, 15];
 
-    /// <summary>Bytes for panels of that many columns: per row a code for each, and an F32 scale and bias for each 16.</summary>
-    public static long Bytes(int columns) => Rows * ((long)columns + 15) / 16 * (16 + sizeof(float) + sizeof(float));
+    /// <summary>Bytes of scratch memory: per row a code for each column, and an F32 scale and bias for each 16.</summary>
+    public static long ScratchBytes(int columns) => RowBlocks<Q2_K>.TailBytes + (Rows * (long)columns) + (Rows * ((long)columns / 16) * 2 * sizeof(float));
 
     /// <summary>Multiplies the rows [<paramref name="row"/>, row + 16).</summary>
     [MethodImpl(MethodImplOptions.AggressiveOptimization)]
     public static void Multiply<TFormat>(in WeightMatrix w, int row, in QuantizedActivations x, int tokens, in Output output, byte* scratch)
         where TFormat : struct, IQuantizedFormat
     {
-        Panel panel = new(scratch, w.Columns, TFormat.SubBlock);
-        Unpack<TFormat>(w.Data + (row * w.RowBytes), w.RowBytes, w.Columns, panel);
+        Panel panel = new(scratch + RowBlocks<TFormat>.TailBytes, w.Columns, TFormat.SubBlock);
+        UnpackCodes<TFormat>(w.Data + (row * w.RowBytes), w.RowBytes, w.Columns, panel);
+        UnpackScales<TFormat>(w, row, panel, scratch);
         for (int token = 0; token < tokens; token += TileTokens)
             MultiplyTile<TFormat>(panel, x, token, Math.Min(TileTokens, tokens - token), output);
     }
 
-    /// <summary>Sixteen rows of blocks to codes [columns / 4, 16 rows, 4] and to scales and biases [sub-blocks, 16 rows].</summary>
+    /// <summary>The codes of sixteen rows as [columns / 4, 16 rows, 4].</summary>
     [MethodImpl(MethodImplOptions.AggressiveOptimization)]
-    private static void Unpack<TFormat>(byte* blocks, long rowBytes, int columns, in Panel panel)
+    private static void UnpackCodes<TFormat>(byte* blocks, long rowBytes, int columns, in Panel panel)
         where TFormat : struct, IQuantizedFormat
     {
         for (int half = 0; half < Rows; half += 8)
@@ -55,31 +56,30 @@ internal static unsafe class RowPanel
                     panel.Codes + ((long)group * 32 * Rows) + (half * 4));
             }
         }
-
-        UnpackScales<TFormat>(blocks, rowBytes, columns, panel);
     }
 
+    /// <summary>The scales and biases of sixteen rows as [sub-blocks, 16 rows].</summary>
     [SkipLocalsInit]
     [MethodImpl(MethodImplOptions.AggressiveOptimization)]
-    private static void UnpackScales<TFormat>(byte* blocks, long rowBytes, int columns, in Panel panel)
+    private static void UnpackScales<TFormat>(in WeightMatrix w, int first, in Panel panel, byte* tail)
         where TFormat : struct, IQuantizedFormat
     {
-        const int Batch = 16; // blocks at a time: at most 256 sub-blocks
-        float* scales = stackalloc float[Batch * 16], biases = stackalloc float[Batch * 16];
-        int perBlock = TFormat.BlockColumns / TFormat.SubBlock;
+        float* scales = stackalloc float[Lanes.Count], biases = stackalloc float[Lanes.Count];
         for (int row = 0; row < Rows; row++)
         {
-            for (int block = 0; block < columns / TFormat.BlockColumns; block += Batch)
+            RowBlocks<TFormat> blocks = new(w.Data + ((first + row) * w.RowBytes), w.Data + (w.Rows * w.RowBytes), w.Columns, tail);
+            for (int b = 0; b < blocks.SubBlocks; b++)
             {
-                int count = Math.Min(Batch, (columns / TFormat.BlockColumns) - block);
-                TFormat.Scales(blocks + (row * rowBytes) + ((long)block * TFormat.BlockBytes), count, scales, biases);
-                for (int b = 0; b < count * perBlock; b++)
+                if (b % Lanes.Count == 0)
                 {
-                    int index = (((block * perBlock) + b) * Rows) + row;
-                    panel.Scales[index] = scales[b];
-                    if (TFormat.HasBias)
-                        panel.Biases[index] = biases[b];
+                    blocks.Scales(b, out Vector512<float> chunkScales, out Vector512<float> chunkBiases);
+                    chunkScales.Store(scales);
+                    chunkBiases.Store(biases);
                 }
+
+                panel.Scales[(b * Rows) + row] = scales[b % Lanes.Count];
+                if (TFormat.HasBias)
+                    panel.Biases[(b * Rows) + row] = biases[b % Lanes.Count];
             }
         }
     }

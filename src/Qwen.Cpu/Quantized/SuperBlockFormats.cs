@@ -20,16 +20,15 @@ internal readonly unsafe struct Q2_K : IQuantizedFormat
         BlockBits.Field(blocks + ((long)(group >> 3) * BlockBytes) + 16 + ((group & 4) * 8), 2 * (group & 3), 2);
 
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    public static void Scales(byte* blocks, int count, float* scales, float* biases)
+    public static Vector512<byte> CodePair(byte* blocks, int pair) =>
+        BlockBits.FieldPair(blocks + ((long)(pair >> 2) * BlockBytes) + 16 + ((pair & 2) * 16), 4 * (pair & 1), 2, 2);
+
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    public static void Scales(byte* blocks, out Vector512<float> scales, out Vector512<float> biases)
     {
-        for (int i = 0; i < count; i++, blocks += BlockBytes, scales += 16, biases += 16)
-        {
-            float d = BlockBits.Half(blocks + 80), dmin = BlockBits.Half(blocks + 82);
-            Vector128<byte> packed = Vector128.Load(blocks), low = Vector128.Create((byte)0x0F);
-            Vector128<sbyte> ofScales = (packed & low).AsSByte(), ofMinima = ((packed.AsUInt16() >> 4).AsByte() & low).AsSByte();
-            BlockBits.StoreScaled(ofScales, d, scales);
-            BlockBits.StoreScaled(ofMinima, -dmin, biases);
-        }
+        Vector128<byte> packed = Vector128.Load(blocks), low = Vector128.Create((byte)0x0F);
+        scales = BlockBits.ToSingle((packed & low).AsSByte()) * BlockBits.Half(blocks + 80);
+        biases = BlockBits.ToSingle(((packed.AsUInt16() >> 4).AsByte() & low).AsSByte()) * -BlockBits.Half(blocks + 82);
     }
 }
 
@@ -51,20 +50,24 @@ internal readonly unsafe struct Q3_K : IQuantizedFormat
     }
 
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    public static void Scales(byte* blocks, int count, float* scales, float* biases)
+    public static Vector512<byte> CodePair(byte* blocks, int pair)
     {
-        for (int i = 0; i < count; i++, blocks += BlockBytes, scales += 16)
-        {
-            // Bytes 0-7 hold the low nibbles of scales 0-7 and, above them, of 8-15; bytes 8-11 hold the upper two bits of four scales each.
-            ulong nibbles = Unsafe.ReadUnaligned<ulong>(blocks + 96);
-            ulong upper = Unsafe.ReadUnaligned<uint>(blocks + 104);
-            upper |= upper << 30; // scales 4-7 find theirs two bits higher in the same four bytes
-            ulong first = (nibbles & 0x0F0F0F0F_0F0F0F0F) | ((upper << 4) & 0x30303030_30303030);
-            ulong second = ((nibbles >> 4) & 0x0F0F0F0F_0F0F0F0F) | (upper & 0x30303030_30303030);
-            float d = BlockBits.Half(blocks + 108);
-            Vector128<sbyte> signed = Vector128.Create(first, second).AsSByte() - Vector128.Create((sbyte)32);
-            BlockBits.StoreScaled(signed, d, scales);
-        }
+        byte* block = blocks + ((long)(pair >> 2) * BlockBytes);
+        return BlockBits.FieldPair(block + 32 + ((pair & 2) * 16), 4 * (pair & 1), 2, 2)
+            | (BlockBits.FieldPair(block, 2 * (pair & 3), 1, 1).AsUInt16() << 2).AsByte();
+    }
+
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    public static void Scales(byte* blocks, out Vector512<float> scales, out Vector512<float> biases)
+    {
+        // Bytes 0-7 hold the low nibbles of scales 0-7 and, above them, of 8-15; bytes 8-11 hold the upper two bits of four scales each.
+        ulong nibbles = Unsafe.ReadUnaligned<ulong>(blocks + 96);
+        ulong upper = Unsafe.ReadUnaligned<uint>(blocks + 104);
+        upper |= upper << 30; // scales 4-7 find theirs two bits higher in the same four bytes
+        ulong first = (nibbles & 0x0F0F0F0F_0F0F0F0F) | ((upper << 4) & 0x30303030_30303030);
+        ulong second = ((nibbles >> 4) & 0x0F0F0F0F_0F0F0F0F) | (upper & 0x30303030_30303030);
+        scales = BlockBits.ToSingle(Vector128.Create(first, second).AsSByte() - Vector128.Create((sbyte)32)) * BlockBits.Half(blocks + 108);
+        biases = default;
     }
 }
 
@@ -83,24 +86,12 @@ internal readonly unsafe struct Q4_K : IQuantizedFormat
         BlockBits.Field(blocks + ((long)(group >> 3) * BlockBytes) + 16 + ((group & 6) * 16), 4 * (group & 1), 4);
 
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    public static void Scales(byte* blocks, int count, float* scales, float* biases)
-    {
-        for (int i = 0; i < count; i++)
-            BlockScales(blocks + ((long)i * BlockBytes), scales + (8 * i), biases + (8 * i));
-    }
+    public static Vector512<byte> CodePair(byte* blocks, int pair) =>
+        BlockBits.FieldPair(blocks + ((long)(pair >> 2) * BlockBytes) + 16 + ((pair & 3) * 32), 0, 4, 4);
 
-    /// <summary>The head that Q4_K and Q5_K share: d, dmin, and 8 + 8 integers of 6 bits in 12 bytes.</summary>
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    internal static void BlockScales(byte* block, float* scales, float* biases)
-    {
-        // Bytes 0-3: scales 0-3, 4-7: minima 0-3, with the top bits of 4-7 above them; 8-11: low nibbles of scales (and minima) 4-7.
-        uint a = Unsafe.ReadUnaligned<uint>(block + 4), b = Unsafe.ReadUnaligned<uint>(block + 8), c = Unsafe.ReadUnaligned<uint>(block + 12);
-        uint highScales = (c & 0x0F0F0F0F) | ((a >> 2) & 0x30303030);
-        uint highMinima = ((c >> 4) & 0x0F0F0F0F) | ((b >> 2) & 0x30303030);
-        BlockBits.StoreScaled(
-            (a & 0x3F3F3F3F) | ((ulong)highScales << 32), BlockBits.Half(block), scales,
-            (b & 0x3F3F3F3F) | ((ulong)highMinima << 32), -BlockBits.Half(block + 2), biases);
-    }
+    public static void Scales(byte* blocks, out Vector512<float> scales, out Vector512<float> biases) =>
+        BlockBits.SixBitScales(blocks, BlockBytes, out scales, out biases);
 }
 
 /// <summary>As Q4_K, with 32 bytes of fifth bits before the nibbles.</summary>
@@ -121,11 +112,16 @@ internal readonly unsafe struct Q5_K : IQuantizedFormat
     }
 
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    public static void Scales(byte* blocks, int count, float* scales, float* biases)
+    public static Vector512<byte> CodePair(byte* blocks, int pair)
     {
-        for (int i = 0; i < count; i++)
-            Q4_K.BlockScales(blocks + ((long)i * BlockBytes), scales + (8 * i), biases + (8 * i));
+        byte* block = blocks + ((long)(pair >> 2) * BlockBytes);
+        return BlockBits.FieldPair(block + 48 + ((pair & 3) * 32), 0, 4, 4)
+            | (BlockBits.FieldPair(block + 16, 2 * (pair & 3), 1, 1).AsUInt16() << 4).AsByte();
     }
+
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    public static void Scales(byte* blocks, out Vector512<float> scales, out Vector512<float> biases) =>
+        BlockBits.SixBitScales(blocks, BlockBytes, out scales, out biases);
 }
 
 /// <summary>128 bytes of low nibbles; 64 bytes of upper 2 bits; 16 signed scales; F16 d. value = d * scale * (code - 32).</summary>
@@ -148,10 +144,19 @@ internal readonly unsafe struct Q6_K : IQuantizedFormat
     }
 
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    public static void Scales(byte* blocks, int count, float* scales, float* biases)
+    public static Vector512<byte> CodePair(byte* blocks, int pair)
     {
-        for (int i = 0; i < count; i++, blocks += BlockBytes, scales += 16)
-            BlockBits.StoreScaled(Vector128.Load(blocks + 192).AsSByte(), BlockBits.Half(blocks + 208), scales);
+        byte* block = blocks + ((long)(pair >> 2) * BlockBytes);
+        int half = (pair >> 1) & 1;
+        Vector512<byte> low = (Vector512.Load(block + (half * 64)).AsUInt16() >> (4 * (pair & 1))).AsByte() & Vector512.Create((byte)0x0F);
+        return low | (BlockBits.FieldPair(block + 128 + (half * 32), 4 * (pair & 1), 2, 2).AsUInt16() << 4).AsByte();
+    }
+
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    public static void Scales(byte* blocks, out Vector512<float> scales, out Vector512<float> biases)
+    {
+        scales = BlockBits.ToSingle(Vector128.Load(blocks + 192).AsSByte()) * BlockBits.Half(blocks + 208);
+        biases = default;
     }
 }
 
@@ -170,10 +175,13 @@ internal readonly unsafe struct Q8_K : IQuantizedFormat
         Vector256.Load(blocks + ((long)(group >> 3) * BlockBytes) + 4 + ((group & 7) * 32)) ^ Vector256.Create((byte)0x80);
 
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    public static void Scales(byte* blocks, int count, float* scales, float* biases)
+    public static Vector512<byte> CodePair(byte* blocks, int pair) => Lanes.Join(Codes(blocks, 2 * pair), Codes(blocks, (2 * pair) + 1));
+
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    public static void Scales(byte* blocks, out Vector512<float> scales, out Vector512<float> biases)
     {
-        for (int i = 0; i < count; i++)
-            Vector256.Create(Unsafe.ReadUnaligned<float>(blocks + ((long)i * BlockBytes))).Store(scales + (8 * i));
+        scales = Lanes.Join(Vector256.Create(Unsafe.ReadUnaligned<float>(blocks)), Vector256.Create(Unsafe.ReadUnaligned<float>(blocks + BlockBytes)));
+        biases = default;
     }
 }
 
@@ -192,14 +200,18 @@ internal readonly unsafe struct IQ4_XS : IQuantizedFormat
         BlockBits.NonLinearLevels(blocks + ((long)(group >> 3) * BlockBytes) + 8 + ((group & 7) * 16));
 
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    public static void Scales(byte* blocks, int count, float* scales, float* biases)
+    public static Vector512<byte> CodePair(byte* blocks, int pair) => Lanes.Join(Codes(blocks, 2 * pair), Codes(blocks, (2 * pair) + 1));
+
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    public static void Scales(byte* blocks, out Vector512<float> scales, out Vector512<float> biases)
     {
-        for (int i = 0; i < count; i++, blocks += BlockBytes, scales += 8)
-        {
-            ulong low = BlockBits.SpreadNibbles(Unsafe.ReadUnaligned<uint>(blocks + 4));
-            ulong high = BlockBits.SpreadPairs(Unsafe.ReadUnaligned<ushort>(blocks + 2));
-            Vector128<sbyte> signed = Vector128.CreateScalar(low | (high << 4)).AsSByte() - Vector128.Create((sbyte)32);
-            BlockBits.StoreScaledLower(signed, BlockBits.Half(blocks), scales);
-        }
+        Vector128<byte> packed = Vector128.Create(PackedScales(blocks), PackedScales(blocks + BlockBytes)).AsByte();
+        Vector256<float> first = Vector256.Create(BlockBits.Half(blocks)), second = Vector256.Create(BlockBits.Half(blocks + BlockBytes));
+        scales = BlockBits.ToSingle(packed.AsSByte() - Vector128.Create((sbyte)32)) * Lanes.Join(first, second);
+        biases = default;
     }
+
+    /// <summary>Eight scales: their low nibbles from four bytes, their upper two bits from the two bytes before.</summary>
+    private static ulong PackedScales(byte* block) =>
+        BlockBits.SpreadNibbles(Unsafe.ReadUnaligned<uint>(block + 4)) | (BlockBits.SpreadPairs(Unsafe.ReadUnaligned<ushort>(block + 2)) << 4);
 }
