@@ -11,6 +11,8 @@ namespace Qwen.Cpu.Quantized;
 /// </remarks>
 internal static unsafe class PanelDot
 {
+    private const int StepBytes = 4 * RowPanel.Rows;
+
     /// <summary>d(t) = the sums over the sub-block of code * x(t), a row per lane; token t's codes begin at x + t * next.</summary>
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
     public static void Dots<TFormat>(
@@ -29,28 +31,31 @@ internal static unsafe class PanelDot
         where TFormat : struct, IQuantizedFormat
     {
         Vector256<int> low0 = Vector256<int>.Zero, low1 = low0, low2 = low0, low3 = low0, high0 = low0, high1 = low0, high2 = low0, high3 = low0;
-        byte* end = codes + (TFormat.SubBlock * RowPanel.Rows);
-        for (; codes < end; codes += 4 * RowPanel.Rows, x += 4)
+        for (byte* end = codes + (TFormat.SubBlock * RowPanel.Rows); codes < end; codes += 4 * StepBytes, x += 16)
         {
-            Vector256<byte> low = Vector256.Load(codes), high = Vector256.Load(codes + 32);
-            Vector256<sbyte> a = Broadcast256(x);
-            low0 = Add<TFormat>(low0, low, a);
-            high0 = Add<TFormat>(high0, high, a);
-            a = Broadcast256(x + next);
-            low1 = Add<TFormat>(low1, low, a);
-            high1 = Add<TFormat>(high1, high, a);
-            a = Broadcast256(x + (2 * next));
-            low2 = Add<TFormat>(low2, low, a);
-            high2 = Add<TFormat>(high2, high, a);
-            a = Broadcast256(x + (3 * next));
-            low3 = Add<TFormat>(low3, low, a);
-            high3 = Add<TFormat>(high3, high, a);
+            Step(codes, x, ref low0, ref low1, ref low2, ref low3, ref high0, ref high1, ref high2, ref high3);
+            Step(codes + StepBytes, x + 4, ref low0, ref low1, ref low2, ref low3, ref high0, ref high1, ref high2, ref high3);
+            Step(codes + (2 * StepBytes), x + 8, ref low0, ref low1, ref low2, ref low3, ref high0, ref high1, ref high2, ref high3);
+            Step(codes + (3 * StepBytes), x + 12, ref low0, ref low1, ref low2, ref low3, ref high0, ref high1, ref high2, ref high3);
         }
 
         d0 = Lanes.Join(low0, high0);
         d1 = Lanes.Join(low1, high1);
         d2 = Lanes.Join(low2, high2);
         d3 = Lanes.Join(low3, high3);
+
+        [MethodImpl(MethodImplOptions.AggressiveInlining)]
+        void Step(
+            byte* c, sbyte* a,
+            ref Vector256<int> l0, ref Vector256<int> l1, ref Vector256<int> l2, ref Vector256<int> l3,
+            ref Vector256<int> h0, ref Vector256<int> h1, ref Vector256<int> h2, ref Vector256<int> h3)
+        {
+            Vector256<byte> low = Vector256.Load(c), high = Vector256.Load(c + 32);
+            Add<TFormat>(ref l0, ref h0, low, high, a);
+            Add<TFormat>(ref l1, ref h1, low, high, a + next);
+            Add<TFormat>(ref l2, ref h2, low, high, a + (2 * next));
+            Add<TFormat>(ref l3, ref h3, low, high, a + (3 * next));
+        }
     }
 
     /// <summary>
@@ -63,18 +68,29 @@ internal static unsafe class PanelDot
         where TFormat : struct, IQuantizedFormat
     {
         d0 = d1 = d2 = d3 = Vector512<int>.Zero;
-        int stretch = Math.Min(IntegerDot.PairsPerInt16<TFormat>() * 4, TFormat.SubBlock);
-        byte* end = codes + (TFormat.SubBlock * RowPanel.Rows);
-        while (codes < end)
+        for (byte* end = codes + (TFormat.SubBlock * RowPanel.Rows); codes < end;)
         {
             Vector512<short> s0 = Vector512<short>.Zero, s1 = s0, s2 = s0, s3 = s0;
-            for (byte* full = codes + (stretch * RowPanel.Rows); codes < full; codes += 4 * RowPanel.Rows, x += 4)
+            Step(codes, x, ref s0, ref s1, ref s2, ref s3);
+            Step(codes + StepBytes, x + 4, ref s0, ref s1, ref s2, ref s3);
+            codes += 2 * StepBytes;
+            x += 8;
+            if (IntegerDot.PairsPerInt16<TFormat>() >= 4)
             {
-                Vector512<byte> c = Vector512.Load(codes);
-                s0 += Avx512BW.MultiplyAddAdjacent(c, Broadcast512(x));
-                s1 += Avx512BW.MultiplyAddAdjacent(c, Broadcast512(x + next));
-                s2 += Avx512BW.MultiplyAddAdjacent(c, Broadcast512(x + (2 * next)));
-                s3 += Avx512BW.MultiplyAddAdjacent(c, Broadcast512(x + (3 * next)));
+                Step(codes, x, ref s0, ref s1, ref s2, ref s3);
+                Step(codes + StepBytes, x + 4, ref s0, ref s1, ref s2, ref s3);
+                codes += 2 * StepBytes;
+                x += 8;
+            }
+
+            if (IntegerDot.PairsPerInt16<TFormat>() >= 8 && TFormat.SubBlock == 32)
+            {
+                Step(codes, x, ref s0, ref s1, ref s2, ref s3);
+                Step(codes + StepBytes, x + 4, ref s0, ref s1, ref s2, ref s3);
+                Step(codes + (2 * StepBytes), x + 8, ref s0, ref s1, ref s2, ref s3);
+                Step(codes + (3 * StepBytes), x + 12, ref s0, ref s1, ref s2, ref s3);
+                codes += 4 * StepBytes;
+                x += 16;
             }
 
             d0 += Avx512BW.MultiplyAddAdjacent(s0, Vector512<short>.One);
@@ -82,15 +98,26 @@ internal static unsafe class PanelDot
             d2 += Avx512BW.MultiplyAddAdjacent(s2, Vector512<short>.One);
             d3 += Avx512BW.MultiplyAddAdjacent(s3, Vector512<short>.One);
         }
+
+        [MethodImpl(MethodImplOptions.AggressiveInlining)]
+        void Step(byte* c, sbyte* a, ref Vector512<short> s0, ref Vector512<short> s1, ref Vector512<short> s2, ref Vector512<short> s3)
+        {
+            Vector512<byte> four = Vector512.Load(c);
+            s0 += Avx512BW.MultiplyAddAdjacent(four, Broadcast512(a));
+            s1 += Avx512BW.MultiplyAddAdjacent(four, Broadcast512(a + next));
+            s2 += Avx512BW.MultiplyAddAdjacent(four, Broadcast512(a + (2 * next)));
+            s3 += Avx512BW.MultiplyAddAdjacent(four, Broadcast512(a + (3 * next)));
+        }
     }
 
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    private static Vector256<int> Add<TFormat>(Vector256<int> sum, Vector256<byte> codes, Vector256<sbyte> x)
-        where TFormat : struct, IQuantizedFormat =>
-        AvxVnni.IsSupported ? AvxVnni.MultiplyWideningAndAdd(sum, codes, x) : sum + IntegerDot.Partial<TFormat>(codes, x);
-
-    [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    private static Vector256<sbyte> Broadcast256(sbyte* x) => Vector256.Create(*(int*)x).AsSByte();
+    private static void Add<TFormat>(ref Vector256<int> lowSum, ref Vector256<int> highSum, Vector256<byte> low, Vector256<byte> high, sbyte* x)
+        where TFormat : struct, IQuantizedFormat
+    {
+        Vector256<sbyte> four = Vector256.Create(*(int*)x).AsSByte();
+        lowSum = AvxVnni.IsSupported ? AvxVnni.MultiplyWideningAndAdd(lowSum, low, four) : lowSum + IntegerDot.Partial<TFormat>(low, four);
+        highSum = AvxVnni.IsSupported ? AvxVnni.MultiplyWideningAndAdd(highSum, high, four) : highSum + IntegerDot.Partial<TFormat>(high, four);
+    }
 
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
     private static Vector512<sbyte> Broadcast512(sbyte* x) => Vector512.Create(*(int*)x).AsSByte();

@@ -15,27 +15,39 @@ internal static unsafe class RowDot
         RowBlocks<Q2_K>.TailBytes + Math.Max(Unpacked<Q2_K>.Bytes(columns), Unpacked<Q4_K>.Bytes(columns)); // sub-blocks of 16 and of 32
 
     /// <inheritdoc cref="IntegerRows.Multiply"/>
-    [MethodImpl(MethodImplOptions.AggressiveOptimization)] // hot in its first call: not to be run unoptimised first
     public static void Multiply<TFormat>(
         in WeightMatrix w, int from, int to, in QuantizedActivations x, int tokens, in Output output, byte* scratch)
         where TFormat : struct, IQuantizedFormat
     {
-        byte* unpacked = scratch + RowBlocks<TFormat>.TailBytes;
-        byte* unpackedEnd = unpacked + Unpacked<TFormat>.Bytes(w.Columns);
+        if (tokens == 1)
+            MultiplyOne<TFormat>(w, from, to, x, output, scratch);
+        else
+            MultiplySeveral<TFormat>(w, from, to, x, tokens, output, scratch);
+    }
+
+    [MethodImpl(MethodImplOptions.AggressiveOptimization)] // hot in its first call: not to be run unoptimised first
+    private static void MultiplyOne<TFormat>(in WeightMatrix w, int from, int to, in QuantizedActivations x, in Output output, byte* scratch)
+        where TFormat : struct, IQuantizedFormat
+    {
         byte* end = w.Data + (w.Rows * w.RowBytes);
         for (int r = from; r < to; r++)
-        {
-            RowBlocks<TFormat> row = new(w.Data + (r * w.RowBytes), end, w.Columns, scratch);
-            if (tokens == 1)
-            {
-                Store(Dot(row, x, 0), output.Token(0) + (r - from), output.Accumulate);
-                continue;
-            }
+            Store(Dot(new RowBlocks<TFormat>(w.Data + (r * w.RowBytes), end, w.Columns, scratch), x, 0), output.Token(0) + (r - from), output.Accumulate);
+    }
 
-            Unpacked<TFormat>.Unpack(row, unpacked);
-            RowBlocks<Unpacked<TFormat>> open = new(unpacked, unpackedEnd, w.Columns, scratch);
+    [MethodImpl(MethodImplOptions.AggressiveOptimization)]
+    private static void MultiplySeveral<TFormat>(
+        in WeightMatrix w, int from, int to, in QuantizedActivations x, int tokens, in Output output, byte* scratch)
+        where TFormat : struct, IQuantizedFormat
+    {
+        byte* end = w.Data + (w.Rows * w.RowBytes);
+        byte* unpacked = scratch + RowBlocks<TFormat>.TailBytes;
+        byte* unpackedEnd = unpacked + Unpacked<TFormat>.Bytes(w.Columns);
+        for (int r = from; r < to; r++)
+        {
+            Unpacked<TFormat>.Unpack(new RowBlocks<TFormat>(w.Data + (r * w.RowBytes), end, w.Columns, scratch), unpacked);
+            RowBlocks<Unpacked<TFormat>> row = new(unpacked, unpackedEnd, w.Columns, scratch);
             for (int t = 0; t < tokens; t++)
-                Store(Dot(open, x, t), output.Token(t) + (r - from), output.Accumulate);
+                Store(Dot(row, x, t), output.Token(t) + (r - from), output.Accumulate);
         }
     }
 
