@@ -18,7 +18,7 @@ internal unsafe interface IQuantizedFormat
     /// <summary>Columns that share a scale: 16 or 32.</summary>
     static abstract int SubBlock { get; }
 
-    /// <summary>What is taken from each code.</summary>
+    /// <summary>What is taken from each code: zero or a power of two.</summary>
     static abstract int Offset { get; }
 
     /// <summary>The largest code: how many products fit an int16 follows from it.</summary>

@@ -1,3 +1,4 @@
+using System.Numerics;
 using System.Runtime.CompilerServices;
 using System.Runtime.Intrinsics;
 
@@ -31,7 +32,7 @@ internal static unsafe class Lanes
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
     public static Vector512<float> Floats<TFormat>(Vector512<int> dots, Vector512<int> sums)
         where TFormat : struct, IQuantizedFormat =>
-        Vector512.ConvertToSingle(TFormat.Offset == 0 ? dots : dots - (sums * TFormat.Offset));
+        Vector512.ConvertToSingle(TFormat.Offset == 0 ? dots : dots - (sums << BitOperations.Log2((uint)TFormat.Offset)));
 
     /// <summary>Adds lane l + 8 to l, then l + 4, l + 2, l + 1.</summary>
     [MethodImpl(MethodImplOptions.AggressiveInlining)]

@@ -132,12 +132,13 @@ internal static unsafe class RowPanel
                 PanelDot.Dots<TFormat>(
                     panel.Codes + ((long)b * TFormat.SubBlock * Rows), codes + (b * TFormat.SubBlock), next,
                     out Vector512<int> d0, out Vector512<int> d1, out Vector512<int> d2, out Vector512<int> d3);
-                Weights<TFormat> w = new(panel, b);
+                Vector512<float> weightScales = Vector512.Load(panel.Scales + ((long)b * Rows));
+                Vector512<float> weightBiases = TFormat.HasBias ? Vector512.Load(panel.Biases + ((long)b * Rows)) : default;
                 byte* scale = scales + (b * TFormat.SubBlock / QuantizedActivations.BlockColumns * sizeof(float)), sum = sums + (b * sizeof(int));
-                y0 = Accumulate(y0, d0, w, *(float*)scale, *(int*)sum);
-                y1 = Accumulate(y1, d1, w, *(float*)(scale + next), *(int*)(sum + next));
-                y2 = Accumulate(y2, d2, w, *(float*)(scale + (2 * next)), *(int*)(sum + (2 * next)));
-                y3 = Accumulate(y3, d3, w, *(float*)(scale + (3 * next)), *(int*)(sum + (3 * next)));
+                y0 = Accumulate<TFormat>(y0, d0, weightScales, weightBiases, (float*)scale, (int*)sum);
+                y1 = Accumulate<TFormat>(y1, d1, weightScales, weightBiases, (float*)(scale + next), (int*)(sum + next));
+                y2 = Accumulate<TFormat>(y2, d2, weightScales, weightBiases, (float*)(scale + (2 * next)), (int*)(sum + (2 * next)));
+                y3 = Accumulate<TFormat>(y3, d3, weightScales, weightBiases, (float*)(scale + (3 * next)), (int*)(sum + (3 * next)));
             }
 
             // Each one bit at the low end of i is a sibling that waits: add it, and carry.
@@ -166,26 +167,14 @@ internal static unsafe class RowPanel
     }
 
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    private static Vector512<float> Accumulate<TFormat>(Vector512<float> y, Vector512<int> dots, in Weights<TFormat> w, float scale, int sum)
+    private static Vector512<float> Accumulate<TFormat>(
+        Vector512<float> y, Vector512<int> dots, Vector512<float> scales, Vector512<float> biases, float* scale, int* sum)
         where TFormat : struct, IQuantizedFormat
     {
-        y = Vector512.FusedMultiplyAdd(Lanes.Floats<TFormat>(dots, Vector512.Create(sum)), w.Scales * scale, y);
-        return TFormat.HasBias ? Vector512.FusedMultiplyAdd(w.Biases * scale, Vector512.Create((float)sum), y) : y;
-    }
-
-    /// <summary>Scales and biases of a sub-block of the 16 rows.</summary>
-    private readonly struct Weights<TFormat>
-        where TFormat : struct, IQuantizedFormat
-    {
-        public readonly Vector512<float> Scales;
-        public readonly Vector512<float> Biases;
-
-        [MethodImpl(MethodImplOptions.AggressiveInlining)]
-        public Weights(in Panel panel, int subBlock)
-        {
-            Scales = Vector512.Load(panel.Scales + ((long)subBlock * Rows));
-            Biases = TFormat.HasBias ? Vector512.Load(panel.Biases + ((long)subBlock * Rows)) : default;
-        }
+        Vector512<float> scaleOfX = Vector512.Create(*scale);
+        Vector512<int> sumOfX = Vector512.Create(*sum);
+        y = Vector512.FusedMultiplyAdd(Lanes.Floats<TFormat>(dots, sumOfX), scales * scaleOfX, y);
+        return TFormat.HasBias ? Vector512.FusedMultiplyAdd(biases * scaleOfX, Vector512.ConvertToSingle(sumOfX), y) : y;
     }
 
     /// <summary>Sixteen unpacked rows.</summary>
