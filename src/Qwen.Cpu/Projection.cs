@@ -12,17 +12,18 @@ public sealed unsafe class Projection : IDisposable
     private readonly WorkerPool _pool;
     private readonly NativeBuffer<byte> _scratch;
     private readonly long _scratchPerWorker, _kernelScratch;
-    private readonly QuantizedActivationBuffer _quantized;
+    private readonly NativeBuffer<byte> _quantized;
 
     /// <summary>Makes room for products with up to <paramref name="maxTokens"/> tokens of up to <paramref name="maxColumns"/> values.</summary>
     public Projection(WorkerPool pool, int maxTokens, int maxColumns)
     {
         _pool = pool;
-        _kernelScratch = RoundUp(Math.Max(FloatRows.ScratchBytes(maxColumns), IntegerRows.ScratchBytes(maxColumns)));
+        int blockColumns = checked((maxColumns + QuantizedActivations.BlockColumns - 1) / QuantizedActivations.BlockColumns * QuantizedActivations.BlockColumns);
+        _kernelScratch = RoundUp(Math.Max(FloatRows.ScratchBytes(maxColumns), IntegerRows.ScratchBytes(blockColumns)));
         // Behind the kernel's scratch: a tile of gate and one of up.
         _scratchPerWorker = _kernelScratch + RoundUp(2L * maxTokens * StackedMatrix.TileRows * sizeof(float));
         _scratch = new NativeBuffer<byte>(_scratchPerWorker * pool.Threads);
-        _quantized = new QuantizedActivationBuffer(maxTokens, maxColumns);
+        _quantized = new NativeBuffer<byte>(QuantizedActivations.Bytes(maxTokens, blockColumns));
     }
 
     /// <summary>y[t, r] (+)= W[r, :] . x[t, :] + bias[r].</summary>
@@ -61,10 +62,16 @@ public sealed unsafe class Projection : IDisposable
 
     private static long RoundUp(long bytes) => (bytes + 63) & ~63L;
 
-    private QuantizedActivations Quantize(StackedMatrix w, float* x, long xStride, int tokens) =>
-        w.HasIntegers ? _quantized.Quantize(_pool, x, xStride, tokens, w.Columns) : default;
+    /// <summary>The activations as codes, where some part of the matrix computes on those.</summary>
+    private QuantizedActivations Quantize(StackedMatrix w, float* x, long xStride, int tokens)
+    {
+        if (!w.HasIntegers)
+            return default;
+        var job = new QuantizeJob(x, xStride, new QuantizedActivations(_quantized.Pointer, tokens, w.Columns));
+        _pool.Run(ref job, tokens);
+        return job.Quantized;
+    }
 
-    [SkipLocalsInit]
     private static void Multiply(
         in WeightMatrix w, int from, int to, float* x, long xStride, in QuantizedActivations quantized, int tokens, float* y, long yStride, bool accumulate, float* bias, byte* scratch)
     {
@@ -80,6 +87,13 @@ public sealed unsafe class Projection : IDisposable
             for (int r = from; r < to; r++)
                 row[r - from] += bias[r];
         }
+    }
+
+    private readonly struct QuantizeJob(float* x, long xStride, QuantizedActivations quantized) : IJob
+    {
+        public QuantizedActivations Quantized => quantized;
+
+        public void Execute(int from, int to, int worker) => ActivationQuantizer.Quantize(x, xStride, from, to, quantized);
     }
 
     private readonly struct LinearJob(

@@ -1,0 +1,79 @@
+using System.Runtime.CompilerServices;
+using System.Runtime.Intrinsics;
+
+namespace Qwen.Cpu.Quantized;
+
+/// <summary>y[t, r] = dot(W[r, :], x[t, :]) for few tokens: rows are read once, in file order, 16 sub-blocks at a time.</summary>
+/// <remarks>
+/// Decode is bound by memory: one token's products are formed straight from the blocks of the mapped file, in registers.
+/// With several tokens a row is unpacked once, and dotted from L1.
+/// </remarks>
+internal static unsafe class RowDot
+{
+    /// <summary>Bytes of scratch memory for rows of that many columns.</summary>
+    public static long ScratchBytes(int columns) =>
+        RowBlocks<Q2_K>.TailBytes + Math.Max(Unpacked<Q2_K>.Bytes(columns), Unpacked<Q4_K>.Bytes(columns)); // sub-blocks of 16 and of 32
+
+    /// <inheritdoc cref="IntegerRows.Multiply"/>
+    public static void Multiply<TFormat>(
+        in WeightMatrix w, int from, int to, in QuantizedActivations x, int tokens, in Output output, byte* scratch)
+        where TFormat : struct, IQuantizedFormat
+    {
+        if (tokens == 1)
+            MultiplyOne<TFormat>(w, from, to, x, output, scratch);
+        else
+            MultiplySeveral<TFormat>(w, from, to, x, tokens, output, scratch);
+    }
+
+    [MethodImpl(MethodImplOptions.AggressiveOptimization)] // hot in its first call: not to be run unoptimised first
+    private static void MultiplyOne<TFormat>(in WeightMatrix w, int from, int to, in QuantizedActivations x, in Output output, byte* scratch)
+        where TFormat : struct, IQuantizedFormat
+    {
+        byte* end = w.Data + (w.Rows * w.RowBytes);
+        for (int r = from; r < to; r++)
+            Store(Dot(new RowBlocks<TFormat>(w.Data + (r * w.RowBytes), end, w.Columns, scratch), x, 0), output.Token(0) + (r - from), output.Accumulate);
+    }
+
+    [MethodImpl(MethodImplOptions.AggressiveOptimization)]
+    private static void MultiplySeveral<TFormat>(
+        in WeightMatrix w, int from, int to, in QuantizedActivations x, int tokens, in Output output, byte* scratch)
+        where TFormat : struct, IQuantizedFormat
+    {
+        byte* end = w.Data + (w.Rows * w.RowBytes);
+        byte* unpacked = scratch + RowBlocks<TFormat>.TailBytes;
+        byte* unpackedEnd = unpacked + Unpacked<TFormat>.Bytes(w.Columns);
+        for (int r = from; r < to; r++)
+        {
+            Unpacked<TFormat>.Unpack(new RowBlocks<TFormat>(w.Data + (r * w.RowBytes), end, w.Columns, scratch), unpacked);
+            RowBlocks<Unpacked<TFormat>> row = new(unpacked, unpackedEnd, w.Columns, scratch);
+            for (int t = 0; t < tokens; t++)
+                Store(Dot(row, x, t), output.Token(t) + (r - from), output.Accumulate);
+        }
+    }
+
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    private static void Store(float dot, float* y, bool accumulate) => *y = accumulate ? *y + dot : dot;
+
+    /// <summary>The dot of a row and a token.</summary>
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    private static float Dot<TFormat>(RowBlocks<TFormat> row, in QuantizedActivations x, int token)
+        where TFormat : struct, IQuantizedFormat
+    {
+        sbyte* codes = x.Codes(token);
+        float* scales = x.Scales(token);
+        int* sums = x.Sums(token, TFormat.SubBlock);
+        Vector512<float> lanes = Vector512<float>.Zero;
+        for (int b = 0; b < row.SubBlocks; b += Lanes.Count)
+        {
+            Vector512<int> dots = IntegerDot.SubBlocks<TFormat>(row.Chunk(b), codes + (b * TFormat.SubBlock));
+            Vector512<int> sum = Vector512.Load(sums + b);
+            Vector512<float> scale = Lanes.ActivationScales<TFormat>(scales, b);
+            row.Scales(b, out Vector512<float> weightScales, out Vector512<float> weightBiases);
+            lanes = Vector512.FusedMultiplyAdd(Lanes.Floats<TFormat>(dots, sum), weightScales * scale, lanes);
+            if (TFormat.HasBias)
+                lanes = Vector512.FusedMultiplyAdd(weightBiases * scale, Vector512.ConvertToSingle(sum), lanes);
+        }
+
+        return Lanes.Fold(lanes);
+    }
+}
