@@ -92,6 +92,61 @@ public sealed unsafe class IntegerRowsTests
         }
     }
 
+    [Theory]
+    [InlineData(WeightType.Q8_0)] // scales are widened 16 at a time
+    [InlineData(WeightType.Q6_K)] // and one at a time
+    public void DequantizeRow_WidensEveryBinary16(WeightType type)
+    {
+        (int columns, int blockBytes, _) = ReferenceBlocks.Layout(type);
+        const int Blocks = 64;
+        byte[] row = new byte[Blocks * blockBytes];
+        float[] values = new float[Blocks * columns];
+        for (int first = 0; first < 65536; first += Blocks)
+        {
+            for (int i = 0; i < Blocks; i++)
+            {
+                Span<byte> block = row.AsSpan(i * blockBytes, blockBytes);
+                block.Fill(1); // Q8_0: codes of 1. Q6_K: scales of 1, codes of 17 or 16 less 32
+                BitConverter.TryWriteBytes(block[ReferenceBlocks.HalfOffsets(type)[0]..], (ushort)(first + i));
+            }
+
+            fixed (byte* data = row)
+            {
+                fixed (float* destination = values)
+                    IntegerRows.DequantizeRow(new WeightMatrix(type, 1, Blocks * columns, data, row.Length), 0, destination);
+            }
+
+            for (int i = 0; i < Blocks; i++)
+                Assert.Equal(ReferenceBlocks.Block(type, row.AsSpan(i * blockBytes, blockBytes))[0].Value, values[i * columns]);
+        }
+    }
+
+    [SkippableTheory]
+    [MemberData(nameof(QuantizedTypes))]
+    public void Kernels_ReadNothingPastTheMatrix(WeightType type)
+    {
+        Skip.IfNot(OperatingSystem.IsLinux(), "Needs mmap.");
+        (int blockColumns, int blockBytes, _) = ReferenceBlocks.Layout(type);
+        foreach (int blocks in new[] { 1, 3, 15, 16, 17, 31 })
+        {
+            int columns = blocks * blockColumns;
+            byte[] bytes = ReferenceBlocks.Random(type, 17, columns, new Random(blocks));
+            using GuardedMemory<byte> memory = new(bytes.Length);
+            bytes.CopyTo(memory.Span);
+            using NativeBuffer<byte> quantized = new(QuantizedActivations.Bytes(7, columns)), scratch = new(IntegerRows.ScratchBytes(columns));
+            using NativeBuffer<float> y = new(Math.Max(17 * 7, columns));
+            WeightMatrix w = new(type, 17, columns, memory.Pointer, blocks * blockBytes);
+            QuantizedActivations x = new(quantized.Pointer, 7, columns);
+            foreach (int tokens in new[] { 1, 2, 7 })
+            {
+                IntegerRows.Multiply(w, 0, 17, x, tokens, y.Pointer, 17, accumulate: false, scratch.Pointer);
+                IntegerRows.Multiply(w, 1, 17, x, tokens, y.Pointer, 17, accumulate: false, scratch.Pointer);
+            }
+
+            IntegerRows.DequantizeRow(w, 16, y.Pointer);
+        }
+    }
+
     [Fact]
     public void Multiply_RejectsWhatDoesNotFit()
     {
@@ -103,6 +158,10 @@ public sealed unsafe class IntegerRowsTests
         Assert.Throws<ArgumentException>(() => Multiply(new WeightMatrix(WeightType.Q4_K, 4, 512, data, 144), new(other.Pointer, 1, 512)));
         Assert.Throws<ArgumentException>(() => Multiply(new WeightMatrix(WeightType.F16, 4, 512, data, 1024), new(other.Pointer, 1, 512)));
         Assert.Throws<ArgumentException>(() => IntegerRows.DequantizeRow(new WeightMatrix(WeightType.F32, 4, 512, data, 2048), 0, (float*)data));
+        Assert.Throws<ArgumentOutOfRangeException>(() => IntegerRows.DequantizeRow(c.Matrix, 4, (float*)data));
+        Assert.Throws<ArgumentOutOfRangeException>(() => c.Multiply(0, 5, 1));
+        Assert.Throws<ArgumentOutOfRangeException>(() => c.Multiply(-1, 4, 1));
+        Assert.Throws<ArgumentOutOfRangeException>(() => c.Multiply(0, 4, 2));
 
         void Multiply(WeightMatrix w, QuantizedActivations x) => IntegerRows.Multiply(w, 0, 4, x, 1, (float*)data, 4, false, data);
     }

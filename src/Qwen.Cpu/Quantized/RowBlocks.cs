@@ -52,13 +52,13 @@ internal readonly unsafe struct RowBlocks<TFormat>
 
     /// <summary>The blocks of the chunk that begins with sub-block <paramref name="first"/>.</summary>
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    public byte* Chunk(int first) => first < _whole ? _blocks + ((long)first / Lanes.Count * ChunkBytes) : _last;
+    public byte* Chunk(int first) => first < _whole ? _blocks + ((long)((uint)first / Lanes.Count) * ChunkBytes) : _last;
 
-    /// <summary>The scales and biases of that chunk, zero past the row.</summary>
+    /// <summary>The scales and biases of <paramref name="chunk"/>, which begins with sub-block <paramref name="first"/>; zero past the row.</summary>
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    public void Scales(int first, out Vector512<float> scales, out Vector512<float> biases)
+    public void Scales(byte* chunk, int first, out Vector512<float> scales, out Vector512<float> biases)
     {
-        TFormat.Scales(Chunk(first), out scales, out biases);
+        TFormat.Scales(chunk, out scales, out biases);
         Vector512<float> valid = Vector512.LessThan(Vector512<int>.Indices, Vector512.Create(SubBlocks - first)).AsSingle();
         scales &= valid;
         biases &= valid;

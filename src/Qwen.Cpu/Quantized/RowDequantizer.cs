@@ -11,20 +11,19 @@ internal static unsafe class RowDequantizer
     public static void Dequantize<TFormat>(in WeightMatrix w, int row, float* destination)
         where TFormat : struct, IQuantizedFormat
     {
-        IntegerRows.CheckBlocks<TFormat>(w);
-        ArgumentOutOfRangeException.ThrowIfGreaterThanOrEqual((uint)row, (uint)w.Rows);
         byte* tail = stackalloc byte[RowBlocks<TFormat>.TailBytes];
         float* scales = stackalloc float[Lanes.Count], biases = stackalloc float[Lanes.Count];
         RowBlocks<TFormat> blocks = new(w.Data + (row * w.RowBytes), w.Data + (w.Rows * w.RowBytes), w.Columns, tail);
         for (int first = 0; first < blocks.SubBlocks; first += Lanes.Count)
         {
-            blocks.Scales(first, out Vector512<float> chunkScales, out Vector512<float> chunkBiases);
+            byte* chunk = blocks.Chunk(first);
+            blocks.Scales(chunk, first, out Vector512<float> chunkScales, out Vector512<float> chunkBiases);
             chunkScales.Store(scales);
             chunkBiases.Store(biases);
             int columns = Math.Min(Lanes.Count, blocks.SubBlocks - first) * TFormat.SubBlock;
             for (int k = 0; k < columns; k += 32)
             {
-                Vector256<byte> codes = TFormat.Codes(blocks.Chunk(first), k / 32);
+                Vector256<byte> codes = TFormat.Codes(chunk, k / 32);
                 int low = k / TFormat.SubBlock, high = (k + 16) / TFormat.SubBlock;
                 Store<TFormat>(codes.GetLower(), scales[low], biases[low], destination);
                 Store<TFormat>(codes.GetUpper(), scales[high], biases[high], destination + 16);

@@ -65,10 +65,11 @@ internal static unsafe class RowDot
         Vector512<float> lanes = Vector512<float>.Zero;
         for (int b = 0; b < row.SubBlocks; b += Lanes.Count)
         {
-            Vector512<int> dots = IntegerDot.SubBlocks<TFormat>(row.Chunk(b), codes + (b * TFormat.SubBlock));
+            byte* chunk = row.Chunk(b);
+            Vector512<int> dots = IntegerDot.SubBlocks<TFormat>(chunk, codes + (b * TFormat.SubBlock));
             Vector512<int> sum = Vector512.Load(sums + b);
             Vector512<float> scale = Lanes.ActivationScales<TFormat>(scales, b);
-            row.Scales(b, out Vector512<float> weightScales, out Vector512<float> weightBiases);
+            row.Scales(chunk, b, out Vector512<float> weightScales, out Vector512<float> weightBiases);
             lanes = Vector512.FusedMultiplyAdd(Lanes.Floats<TFormat>(dots, sum), weightScales * scale, lanes);
             if (TFormat.HasBias)
                 lanes = Vector512.FusedMultiplyAdd(weightBiases * scale, Vector512.ConvertToSingle(sum), lanes);

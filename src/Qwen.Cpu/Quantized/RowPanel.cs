@@ -72,7 +72,7 @@ internal static unsafe class RowPanel
             {
                 if (b % Lanes.Count == 0)
                 {
-                    blocks.Scales(b, out Vector512<float> chunkScales, out Vector512<float> chunkBiases);
+                    blocks.Scales(blocks.Chunk(b), b, out Vector512<float> chunkScales, out Vector512<float> chunkBiases);
                     chunkScales.Store(scales);
                     chunkBiases.Store(biases);
                 }

@@ -27,8 +27,8 @@ internal readonly unsafe struct Q2_K : IQuantizedFormat
     public static void Scales(byte* blocks, out Vector512<float> scales, out Vector512<float> biases)
     {
         Vector128<byte> packed = Vector128.Load(blocks), low = Vector128.Create((byte)0x0F);
-        scales = BlockBits.ToSingle((packed & low).AsSByte()) * BlockBits.Half(blocks + 80);
-        biases = BlockBits.ToSingle(((packed.AsUInt16() >> 4).AsByte() & low).AsSByte()) * -BlockBits.Half(blocks + 82);
+        scales = BlockBits.ToSingle((packed & low).AsSByte()) * BlockBits.Single(blocks + 80);
+        biases = BlockBits.ToSingle(((packed.AsUInt16() >> 4).AsByte() & low).AsSByte()) * -BlockBits.Single(blocks + 82);
     }
 }
 
@@ -66,7 +66,7 @@ internal readonly unsafe struct Q3_K : IQuantizedFormat
         upper |= upper << 30; // scales 4-7 find theirs two bits higher in the same four bytes
         ulong first = (nibbles & 0x0F0F0F0F_0F0F0F0F) | ((upper << 4) & 0x30303030_30303030);
         ulong second = ((nibbles >> 4) & 0x0F0F0F0F_0F0F0F0F) | (upper & 0x30303030_30303030);
-        scales = BlockBits.ToSingle(Vector128.Create(first, second).AsSByte() - Vector128.Create((sbyte)32)) * BlockBits.Half(blocks + 108);
+        scales = BlockBits.ToSingle(Vector128.Create(first, second).AsSByte() - Vector128.Create((sbyte)32)) * BlockBits.Single(blocks + 108);
         biases = default;
     }
 }
@@ -155,7 +155,7 @@ internal readonly unsafe struct Q6_K : IQuantizedFormat
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
     public static void Scales(byte* blocks, out Vector512<float> scales, out Vector512<float> biases)
     {
-        scales = BlockBits.ToSingle(Vector128.Load(blocks + 192).AsSByte()) * BlockBits.Half(blocks + 208);
+        scales = BlockBits.ToSingle(Vector128.Load(blocks + 192).AsSByte()) * BlockBits.Single(blocks + 208);
         biases = default;
     }
 }
@@ -206,7 +206,7 @@ internal readonly unsafe struct IQ4_XS : IQuantizedFormat
     public static void Scales(byte* blocks, out Vector512<float> scales, out Vector512<float> biases)
     {
         Vector128<byte> packed = Vector128.Create(PackedScales(blocks), PackedScales(blocks + BlockBytes)).AsByte();
-        Vector256<float> first = Vector256.Create(BlockBits.Half(blocks)), second = Vector256.Create(BlockBits.Half(blocks + BlockBytes));
+        Vector256<float> first = Vector256.Create(BlockBits.Single(blocks)), second = Vector256.Create(BlockBits.Single(blocks + BlockBytes));
         scales = BlockBits.ToSingle(packed.AsSByte() - Vector128.Create((sbyte)32)) * Lanes.Join(first, second);
         biases = default;
     }

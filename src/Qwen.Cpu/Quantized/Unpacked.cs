@@ -51,7 +51,7 @@ internal readonly unsafe struct Unpacked<TFormat> : IQuantizedFormat
             byte* chunk = row.Chunk(b);
             for (int pair = 0; pair < BlockColumns / 64; pair++)
                 TFormat.CodePair(chunk, pair).Store(destination + (64 * pair));
-            row.Scales(b, out Vector512<float> scales, out Vector512<float> biases);
+            row.Scales(chunk, b, out Vector512<float> scales, out Vector512<float> biases);
             float* floats = (float*)(destination + BlockColumns);
             scales.Store(floats);
             biases.Store(floats + Lanes.Count);

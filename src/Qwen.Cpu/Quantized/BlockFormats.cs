@@ -117,7 +117,7 @@ internal readonly unsafe struct Q5_1 : IQuantizedFormat
     }
 }
 
-/// <summary>F16 scale; 32 signed bytes; value = scale * (code - 128) with the sign bit flipped to make the code.</summary>
+/// <summary>F16 scale; 32 signed bytes; value = scale * byte, and the code is byte + 128: the sign bit flipped.</summary>
 internal readonly unsafe struct Q8_0 : IQuantizedFormat
 {
     public static int BlockColumns => 32;
@@ -142,7 +142,7 @@ internal readonly unsafe struct Q8_0 : IQuantizedFormat
     }
 }
 
-/// <summary>F16 scale; 16 bytes of nibbles that index the 16 levels; value = scale * (level + 128 - 128).</summary>
+/// <summary>F16 scale; 16 bytes of nibbles that index the 16 levels; value = scale * level, and the code is level + 128.</summary>
 internal readonly unsafe struct IQ4_NL : IQuantizedFormat
 {
     public static int BlockColumns => 32;
