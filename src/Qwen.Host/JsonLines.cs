@@ -1,25 +1,46 @@
 using System.Text;
-using System.Text.Encodings.Web;
 using System.Text.Json;
-using System.Text.Json.Nodes;
 
 namespace Qwen.Host;
 
 /// <summary>One JSON object a line, in and out.</summary>
 internal static class JsonLines
 {
-    private static readonly JsonWriterOptions Options = new() { Encoder = JavaScriptEncoder.UnsafeRelaxedJsonEscaping };
+    /// <summary>
+    /// Answers every line of the input with a line, at once. A line that can't be answered gets {"error": ...}, which is an answer too:
+    /// the next lines are read, and the exit code is 0.
+    /// </summary>
+    public static async Task<int> AnswerAsync(Streams streams, Func<JsonElement, Action<Utf8JsonWriter>> answer)
+    {
+        while (await streams.Input.ReadLineAsync().ConfigureAwait(false) is { } line)
+        {
+            if (string.IsNullOrWhiteSpace(line))
+                continue;
+            Action<Utf8JsonWriter> members;
+            try
+            {
+                members = answer(ParseObject(line, "line"));
+            }
+            catch (Exception e) when (CommandLine.IsUserError(e))
+            {
+                members = json => json.WriteString("error", e.Message);
+            }
+
+            await streams.Output.WriteLineAsync(Format(members)).ConfigureAwait(false);
+            await streams.Output.FlushAsync().ConfigureAwait(false);
+        }
+
+        return 0;
+    }
 
     /// <summary>Parses an object.</summary>
-    /// <exception cref="ArgumentException">It is none; the message says where it came from.</exception>
-    public static JsonObject ParseObject(string json, string source)
+    /// <exception cref="ArgumentException">It is none; the message begins with <paramref name="source"/>.</exception>
+    public static JsonElement ParseObject(string json, string source)
     {
         try
         {
-            JsonObject parsed = JsonNode.Parse(json, documentOptions: new JsonDocumentOptions { MaxDepth = 128 }) as JsonObject
-                ?? throw new ArgumentException($"{source}: is no JSON object.");
-            _ = parsed.Count; // finds duplicate names now
-            return parsed;
+            JsonElement parsed = StrictJson.Parse(json);
+            return parsed.ValueKind == JsonValueKind.Object ? parsed : throw new ArgumentException($"{source}: is not a JSON object.");
         }
         catch (JsonException e)
         {
@@ -27,35 +48,11 @@ internal static class JsonLines
         }
     }
 
-    /// <summary>Answers every line of the input with a line; a line that can't be answered with {"error": ...}.</summary>
-    public static async Task<int> AnswerAsync(Streams streams, Func<JsonObject, Action<Utf8JsonWriter>> answer, Func<Exception, bool> isAnswer)
-    {
-        while (await streams.Input.ReadLineAsync().ConfigureAwait(false) is { } line)
-        {
-            if (string.IsNullOrWhiteSpace(line))
-                continue;
-            Action<Utf8JsonWriter> write;
-            try
-            {
-                write = answer(ParseObject(line, "line"));
-            }
-            catch (Exception e) when (isAnswer(e))
-            {
-                write = json => json.WriteString("error", e.Message);
-            }
-
-            await streams.Output.WriteLineAsync(Format(write)).ConfigureAwait(false);
-        }
-
-        await streams.Output.FlushAsync().ConfigureAwait(false);
-        return 0;
-    }
-
     /// <summary>An object on one line.</summary>
     public static string Format(Action<Utf8JsonWriter> members)
     {
         using var buffer = new MemoryStream();
-        using (var json = new Utf8JsonWriter(buffer, Options))
+        using (var json = new Utf8JsonWriter(buffer, StrictJson.Writing))
         {
             json.WriteStartObject();
             members(json);
@@ -65,25 +62,31 @@ internal static class JsonLines
         return Encoding.UTF8.GetString(buffer.GetBuffer(), 0, (int)buffer.Length);
     }
 
-    public static int[] Ints(JsonObject json, string name) => json[name] is JsonArray list
-        ? [.. list.Select(item => item is JsonValue value && value.TryGetValue(out int number) ? number : throw new ArgumentException($"{name}: {item?.ToJsonString() ?? "null"} is no whole number."))]
-        : throw new ArgumentException($"{name}: is missing, or no list.");
+    /// <summary>A list of whole numbers that must be there.</summary>
+    public static int[] Ints(JsonElement json, string name) => json.TryGetProperty(name, out JsonElement list) && list.ValueKind == JsonValueKind.Array
+        ? [.. list.EnumerateArray().Select(item => item.ValueKind == JsonValueKind.Number && item.TryGetInt32(out int number) ? number : throw new ArgumentException($"{name}: {item.GetRawText()} is not a whole number of 32 bits."))]
+        : throw new ArgumentException($"{name}: is missing, or not a list.");
 
-    public static int Int(JsonObject json, string name, int absent) => json[name] switch
+    /// <summary>A count; 0 where there is none.</summary>
+    public static int Count(JsonElement json, string name) => Member(json, name) switch
     {
-        null => absent,
-        JsonValue value when value.TryGetValue(out int number) => number,
-        { } other => throw new ArgumentException($"{name}: {other.ToJsonString()} is no whole number."),
+        null => 0,
+        { ValueKind: JsonValueKind.Number } e when e.TryGetInt32(out int number) && number >= 0 => number,
+        { } e => throw new ArgumentException($"{name}: {e.GetRawText()} is not a whole number from 0 on."),
     };
 
-    public static string String(JsonObject json, string name) => json[name] is JsonValue value && value.TryGetValue(out string? text)
-        ? text
-        : throw new ArgumentException($"{name}: is missing, or no string.");
+    /// <summary>A string that must be there.</summary>
+    public static string String(JsonElement json, string name) => Member(json, name) is { ValueKind: JsonValueKind.String } e
+        ? e.GetString()!
+        : throw new ArgumentException($"{name}: is missing, or not a string.");
 
-    public static bool Bool(JsonObject json, string name, bool absent) => json[name] switch
+    /// <summary>A flag; false where there is none.</summary>
+    public static bool Bool(JsonElement json, string name) => Member(json, name) switch
     {
-        null => absent,
-        JsonValue value when value.TryGetValue(out bool flag) => flag,
-        { } other => throw new ArgumentException($"{name}: {other.ToJsonString()} is neither true nor false."),
+        null or { ValueKind: JsonValueKind.False } => false,
+        { ValueKind: JsonValueKind.True } => true,
+        { } e => throw new ArgumentException($"{name}: {e.GetRawText()} is neither true nor false."),
     };
+
+    private static JsonElement? Member(JsonElement json, string name) => json.TryGetProperty(name, out JsonElement value) && value.ValueKind != JsonValueKind.Null ? value : null;
 }

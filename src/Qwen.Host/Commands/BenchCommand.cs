@@ -1,6 +1,5 @@
 using System.CommandLine;
 using System.Diagnostics;
-using System.Text.Json;
 using Qwen.Runtime.Engine;
 using Qwen.Runtime.Sampling;
 
@@ -12,7 +11,7 @@ internal static class BenchCommand
     public static Command Create(Streams streams)
     {
         var prompt = new Option<int>("--prompt-tokens") { Description = "Tokens of the prompt.", DefaultValueFactory = _ => 512 };
-        var generate = new Option<int>("--gen-tokens") { Description = "Tokens to generate.", DefaultValueFactory = _ => 64 };
+        var generate = new Option<int>("--gen-tokens") { Description = "Tokens to generate; at least 2, as the first comes with the prompt.", DefaultValueFactory = _ => 64 };
         var repeat = new Option<int>("--repeat") { Description = "Runs; one more is done first, and not counted.", DefaultValueFactory = _ => 3 };
         var asJson = new Option<bool>("--json") { Description = "As one JSON object." };
         var model = new ModelOptions();
@@ -20,42 +19,25 @@ internal static class BenchCommand
         model.AddTo(command);
         command.SetAction(async (parsed, cancellation) =>
         {
-            int promptTokens = Positive("--prompt-tokens", parsed.GetValue(prompt), 1), generated = Positive("--gen-tokens", parsed.GetValue(generate), 2), repeats = Positive("--repeat", parsed.GetValue(repeat), 1);
+            int promptTokens = AtLeast(1, "--prompt-tokens", parsed.GetValue(prompt));
+            int genTokens = AtLeast(2, "--gen-tokens", parsed.GetValue(generate));
+            int repeats = AtLeast(1, "--repeat", parsed.GetValue(repeat));
             long start = Stopwatch.GetTimestamp();
-            QwenEngine engine = await model.LoadAsync(parsed, streams, (path, options, progress) => QwenEngine.LoadAsync(path, options, progress, cancellation)).ConfigureAwait(false);
+            QwenEngine engine = await model.LoadEngineAsync(parsed, streams, cancellation).ConfigureAwait(false);
             await using (engine.ConfigureAwait(false))
             {
                 double loadMs = Stopwatch.GetElapsedTime(start).TotalMilliseconds;
-                var runs = new List<(double First, double Decode)>();
+                if (promptTokens + (long)genTokens > engine.Model.MaxModelLength)
+                    throw new ArgumentException($"--prompt-tokens {promptTokens} and --gen-tokens {genTokens} are more than the {engine.Model.MaxModelLength} tokens of the model's longest sequence; lower them, or raise --max-model-len.");
+                var runs = new List<Run>();
                 for (int i = 0; i <= repeats; i++)
-                    runs.Add(await OneAsync(engine, promptTokens, generated, (uint)i, cancellation).ConfigureAwait(false));
-                runs.RemoveAt(0);
-                double[] prefill = [.. runs.Select(r => promptTokens / r.First)], decode = [.. runs.Select(r => (generated - 1) / r.Decode)];
-                double bandwidth = engine.Model.MeasureReadBandwidth();
-                // A decoded token reads all weights, and the keys and values of everything before it.
-                double bytes = engine.Model.WeightBytesPerToken + (engine.Model.KvBytesPerToken * (promptTokens + (generated / 2.0)));
-                Action<Utf8JsonWriter> result = json =>
                 {
-                    json.WriteString("engine", "qwen");
-                    json.WriteString("model", engine.Model.Path);
-                    json.WriteString("backend", engine.Model.BackendName);
-                    json.WriteNumber("threads", engine.Model.Threads);
-                    json.WriteNumber("prompt_tokens", promptTokens);
-                    json.WriteNumber("gen_tokens", generated);
-                    json.WriteNumber("load_ms", Math.Round(loadMs, 1));
-                    json.WriteNumber("time_to_first_token_ms", Math.Round(Median([.. runs.Select(r => r.First)]) * 1e3, 2));
-                    json.WriteNumber("prefill_tokens_per_s", Math.Round(Median(prefill), 2));
-                    json.WriteNumber("decode_tokens_per_s", Math.Round(Median(decode), 2));
-                    WriteList(json, "prefill", prefill);
-                    WriteList(json, "decode", decode);
-                    json.WriteNumber("peak_rss_bytes", PeakMemory());
-                    json.WriteNumber("weight_bytes_per_token", engine.Model.WeightBytesPerToken);
-                    json.WriteNumber("kv_bytes_per_token", engine.Model.KvBytesPerToken);
-                    json.WriteNumber("read_bandwidth_bytes_per_s", Math.Round(bandwidth));
-                    json.WriteNumber("decode_bandwidth_fraction", Math.Round(Median(decode) * bytes / bandwidth, 4));
-                };
-                string line = JsonLines.Format(result);
-                await streams.Output.WriteLineAsync(parsed.GetValue(asJson) ? line : Table(line)).ConfigureAwait(false);
+                    await streams.NoteAsync(i == 0 ? "warming up\n" : $"run {i} of {repeats}\n").ConfigureAwait(false);
+                    runs.Add(await MeasureAsync(engine, promptTokens, genTokens, cancellation).ConfigureAwait(false));
+                }
+
+                Facts facts = Report(engine.Model, runs[1..], promptTokens, genTokens, loadMs);
+                await facts.WriteAsync(streams.Output, parsed.GetValue(asJson)).ConfigureAwait(false);
             }
 
             return 0;
@@ -63,12 +45,41 @@ internal static class BenchCommand
         return command;
     }
 
-    private static async Task<(double First, double Decode)> OneAsync(QwenEngine engine, int promptTokens, int generated, uint seed, CancellationToken cancellation)
+    private static Facts Report(LoadedModel model, List<Run> runs, int promptTokens, int genTokens, double loadMs)
     {
-        uint state = 12345 + seed;
-        int vocabulary = engine.Model.Config.VocabularySize;
-        int[] prompt = [.. Enumerable.Range(0, promptTokens).Select(_ => (int)((state = (state * 1103515245) + 12345) % (uint)vocabulary))];
-        var options = new SamplingOptions { Temperature = 0, MaxTokens = generated, IgnoreEos = true };
+        double[] prefill = [.. runs.Select(r => Math.Round(promptTokens / r.FirstToken, 2))];
+        double[] decode = [.. runs.Select(r => Math.Round((genTokens - 1) / r.Others, 2))];
+        long peakMemory = PeakMemory(); // before the bandwidth's own buffer
+        double bandwidth = model.MeasureReadBandwidth();
+        // A decoded token reads all weights, and the keys and values of everything before it.
+        double bytesPerToken = model.WeightBytesPerToken + (model.KvBytesPerToken * (promptTokens + (genTokens / 2.0)));
+        return new Facts
+        {
+            { "model", model.Path },
+            { "backend", model.BackendName },
+            { "threads", model.Threads },
+            { "prompt_tokens", promptTokens },
+            { "gen_tokens", genTokens },
+            { "load_ms", Math.Round(loadMs, 1) },
+            { "time_to_first_token_ms", Median(runs.Select(r => Math.Round(r.FirstToken * 1e3, 2))) },
+            { "prefill_tokens_per_s", Median(prefill) },
+            { "decode_tokens_per_s", Median(decode) },
+            { "prefill", prefill },
+            { "decode", decode },
+            { "peak_rss_bytes", peakMemory },
+            { "weight_bytes_per_token", model.WeightBytesPerToken },
+            { "kv_bytes_per_token", model.KvBytesPerToken },
+            { "read_bandwidth_bytes_per_s", (long)bandwidth },
+            { "decode_bandwidth_fraction", Math.Round(Median(decode) * bytesPerToken / bandwidth, 4) },
+        };
+    }
+
+    /// <summary>One greedy answer to a prompt of random tokens, which goes on over end-of-sequence tokens.</summary>
+    private static async Task<Run> MeasureAsync(QwenEngine engine, int promptTokens, int genTokens, CancellationToken cancellation)
+    {
+        var random = new Random(1);
+        int[] prompt = [.. Enumerable.Range(0, promptTokens).Select(_ => random.Next(engine.Model.Tokenizer.VocabularySize))];
+        var options = new SamplingOptions { Temperature = 0, MaxTokens = genTokens, IgnoreEos = true };
         long start = Stopwatch.GetTimestamp(), first = 0, last = 0;
         await foreach (GenerationChunk chunk in engine.GenerateAsync(prompt, options, cancellation).ConfigureAwait(false))
         {
@@ -77,7 +88,7 @@ internal static class BenchCommand
                 first = last;
         }
 
-        return (Stopwatch.GetElapsedTime(start, first).TotalSeconds, Stopwatch.GetElapsedTime(first, last).TotalSeconds);
+        return new Run(Stopwatch.GetElapsedTime(start, first).TotalSeconds, Stopwatch.GetElapsedTime(first, last).TotalSeconds);
     }
 
     private static long PeakMemory()
@@ -86,25 +97,14 @@ internal static class BenchCommand
         return process.PeakWorkingSet64;
     }
 
-    private static int Positive(string flag, int value, int least) => value >= least ? value : throw new ArgumentException($"{flag}: {value} is less than {least}.");
+    private static int AtLeast(int least, string flag, int value) => value >= least ? value : throw new ArgumentException($"{flag}: {value} is less than {least}.");
 
-    private static double Median(double[] values)
+    private static double Median(IEnumerable<double> values)
     {
-        Array.Sort(values = (double[])values.Clone());
-        return values.Length % 2 == 1 ? values[values.Length / 2] : (values[(values.Length / 2) - 1] + values[values.Length / 2]) / 2;
+        double[] sorted = [.. values.Order()];
+        return Math.Round((sorted[(sorted.Length - 1) / 2] + sorted[sorted.Length / 2]) / 2, 3);
     }
 
-    private static void WriteList(Utf8JsonWriter json, string name, double[] values)
-    {
-        json.WriteStartArray(name);
-        foreach (double value in values)
-            json.WriteNumberValue(Math.Round(value, 2));
-        json.WriteEndArray();
-    }
-
-    private static string Table(string json)
-    {
-        using JsonDocument document = JsonDocument.Parse(json);
-        return string.Join(Environment.NewLine, document.RootElement.EnumerateObject().Select(p => $"{p.Name.Replace('_', ' '),-28} {p.Value}"));
-    }
+    /// <summary>Seconds up to the first token, and for all others.</summary>
+    private readonly record struct Run(double FirstToken, double Others);
 }

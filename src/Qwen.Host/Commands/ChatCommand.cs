@@ -2,13 +2,14 @@ using System.CommandLine;
 using System.Text;
 using Qwen.Runtime.Engine;
 using Qwen.Runtime.Sampling;
+using Qwen.Runtime.Templates;
 
 namespace Qwen.Host.Commands;
 
-/// <summary><c>qwen chat</c>: a conversation at the terminal.</summary>
+/// <summary><c>qwen chat</c>: a conversation at the terminal. Ctrl-C stops an answer; at the prompt it ends the program.</summary>
 internal static class ChatCommand
 {
-    private const string Help = "/clear forgets the conversation, /system TEXT sets the system message, /exit ends. Ctrl-C stops an answer.";
+    private const string Help = "/clear forgets the conversation, /system TEXT sets the system message, /help, /exit. Ctrl-C stops an answer.\n";
 
     public static Command Create(Streams streams)
     {
@@ -20,9 +21,10 @@ internal static class ChatCommand
         sampling.AddTo(command);
         command.SetAction(async (parsed, cancellation) =>
         {
-            QwenEngine engine = await model.LoadAsync(parsed, streams, (path, options, progress) => QwenEngine.LoadAsync(path, options, progress, cancellation)).ConfigureAwait(false);
+            SamplingOptions options = sampling.Read(parsed);
+            QwenEngine engine = await model.LoadEngineAsync(parsed, streams, cancellation).ConfigureAwait(false);
             await using (engine.ConfigureAwait(false))
-                await new Conversation(engine, streams, sampling.Read(parsed), parsed.GetValue(system)).RunAsync().ConfigureAwait(false);
+                await new Conversation(engine, streams, options, parsed.GetValue(system)).RunAsync().ConfigureAwait(false);
             return 0;
         });
         return command;
@@ -35,30 +37,36 @@ internal static class ChatCommand
 
         public async Task RunAsync()
         {
-            await streams.Error.WriteLineAsync($"{engine.Model.Name} on {engine.Model.BackendName}. {Help}").ConfigureAwait(false);
+            await streams.NoteAsync($"{engine.Model.Name} on {engine.Model.BackendName}. {Help}").ConfigureAwait(false);
             while (true)
             {
-                await streams.Error.WriteAsync("> ").ConfigureAwait(false);
-                string? line = await streams.Input.ReadLineAsync().ConfigureAwait(false);
-                if (line is null || line.Trim() == "/exit")
+                await streams.NoteAsync("> ").ConfigureAwait(false);
+                string? line = (await streams.Input.ReadLineAsync().ConfigureAwait(false))?.Trim();
+                if (line is null or "/exit")
                     return;
-                await OneAsync(line.Trim()).ConfigureAwait(false);
+                if (line.Length > 0)
+                    await (line[0] == '/' ? ObeyAsync(line) : AnswerAsync(line)).ConfigureAwait(false);
             }
         }
 
-        private async Task OneAsync(string line)
+        private async Task ObeyAsync(string line)
         {
-            if (line == "/clear")
-                _turns.Clear();
-            else if (line.StartsWith("/system", StringComparison.Ordinal))
-                _system = line["/system".Length..].Trim() is { Length: > 0 } text ? text : null;
-            else if (line == "/help" || line.StartsWith('/'))
-                await streams.Error.WriteLineAsync(Help).ConfigureAwait(false);
-            else if (line.Length > 0)
-                await AnswerAsync(line).ConfigureAwait(false);
+            string[] words = line.Split((char[]?)null, 2, StringSplitOptions.RemoveEmptyEntries);
+            switch (words[0])
+            {
+                case "/clear":
+                    _turns.Clear();
+                    break;
+                case "/system":
+                    _system = words.Length > 1 ? words[1] : null;
+                    break;
+                default:
+                    await streams.Error.WriteAsync(words[0] == "/help" ? Help : $"There is no {words[0]}. {Help}").ConfigureAwait(false);
+                    break;
+            }
         }
 
-        /// <summary>Streams an answer; Ctrl-C stops it and keeps what came.</summary>
+        /// <summary>Streams an answer; Ctrl-C stops it, and what came of it stays in the conversation.</summary>
         private async Task AnswerAsync(string message)
         {
             _turns.Add(("user", message));
@@ -76,18 +84,17 @@ internal static class ChatCommand
                 await foreach (GenerationChunk chunk in engine.ChatAsync(ChatRequest.FromMessages(messages), sampling, stop.Token).ConfigureAwait(false))
                 {
                     answer.Append(chunk.Text);
-                    await streams.Output.WriteAsync(chunk.Text).ConfigureAwait(false);
-                    await streams.Output.FlushAsync(CancellationToken.None).ConfigureAwait(false);
+                    await streams.StreamAsync(chunk.Text).ConfigureAwait(false);
                 }
             }
             catch (OperationCanceledException)
             {
-                await streams.Output.WriteAsync(" [stopped]").ConfigureAwait(false);
+                await streams.NoteAsync(" [stopped]").ConfigureAwait(false);
             }
-            catch (InvalidRequestException e)
+            catch (Exception e) when (e is InvalidRequestException or TemplateException)
             {
-                // Too long, most likely: the turn is taken back, the conversation goes on.
-                await streams.Error.WriteLineAsync(e.Message).ConfigureAwait(false);
+                // The conversation has grown too long, most likely. The turn is taken back, and the conversation goes on.
+                await streams.Error.WriteLineAsync($"{e.Message} (/clear starts anew.)").ConfigureAwait(false);
                 _turns.RemoveAt(_turns.Count - 1);
                 return;
             }

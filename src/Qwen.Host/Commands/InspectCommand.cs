@@ -1,5 +1,4 @@
 using System.CommandLine;
-using System.Text.Json;
 using Qwen.Native;
 using Qwen.Runtime.Backends;
 using Qwen.Runtime.Engine;
@@ -14,68 +13,81 @@ internal static class InspectCommand
 {
     public static Command Create(Streams streams)
     {
-        var model = new Option<string?>("--model", "-m") { Description = "A model directory, a .gguf file or synthetic:shape[:format]; the demo model if not given." };
+        Option<string?> model = ModelOptions.CreatePath();
         var devices = new Option<bool>("--devices") { Description = "Shows the processors and GPUs instead." };
-        var json = new Option<bool>("--json") { Description = "As one JSON object." };
-        var command = new Command("inspect", "Shows a model's shape, types and memory; or, with --devices, what can compute.") { model, devices, json };
-        command.SetAction(parsed =>
-        {
-            IReadOnlyList<(string Name, object Value)> facts = parsed.GetValue(devices) ? Devices() : Model(parsed.GetValue(model) ?? ModelFiles.DemoModel);
-            if (parsed.GetValue(json))
-            {
-                streams.Output.WriteLine(JsonLines.Format(writer => Write(writer, facts)));
-                return 0;
-            }
-
-            int width = facts.Max(f => f.Name.Length);
-            foreach ((string name, object value) in facts)
-                streams.Output.WriteLine($"{name.Replace('_', ' ').PadRight(width)}  {(value is long number ? number.ToString("N0") : value)}");
-            return 0;
-        });
+        var asJson = new Option<bool>("--json") { Description = "As one JSON object." };
+        var command = new Command("inspect", "Shows a model's shape, types and memory; or, with --devices, what can compute.") { model, devices, asJson };
+        command.SetAction(parsed => (parsed.GetValue(devices) ? Devices() : Model(ModelOptions.ReadPath(parsed.GetValue(model)) ?? ModelFiles.DemoModel))
+            .WriteAsync(streams.Output, parsed.GetValue(asJson)));
         return command;
     }
 
-    private static List<(string, object)> Devices()
+    private static Facts Devices()
     {
         using var cpu = new CpuBackend();
-        return [("cpu", cpu.Name), ("threads", (long)cpu.Threads), ("cuda", CudaProbe.Run().ToString())];
+        CudaProbe cuda = CudaProbe.Run();
+        return new Facts
+        {
+            { "cpu", cpu.Name },
+            { "threads", cpu.Threads },
+            { "memory_bytes", GC.GetGCMemoryInfo().TotalAvailableMemoryBytes },
+            { "cuda", cuda.Reason is null ? "available" : $"not available: {cuda.Reason}" },
+            {
+                "gpus", cuda.Devices.Select(d => new Facts
+                {
+                    { "index", d.Index },
+                    { "name", d.Name },
+                    { "compute_capability", d.ComputeCapability.ToString() },
+                    { "memory_bytes", (long)d.MemoryBytes },
+                })
+            },
+        };
     }
 
-    private static List<(string, object)> Model(string path)
+    private static Facts Model(string path)
     {
         using Checkpoint checkpoint = Checkpoint.Open(path);
         ModelConfig config = ModelConfig.Load(checkpoint);
-        QwenTokenizer tokenizer = ModelFiles.LoadTokenizer(path);
-        var facts = new List<(string, object)>
+        QwenTokenizer tokenizer = ModelFiles.LoadTokenizer(checkpoint);
+        long weights = checkpoint.Tensors.Values.Sum(t => t.ByteCount), perToken = CpuBackend.KvBytesPerToken(config, KvCacheType.F16);
+        return new Facts
         {
-            ("model", path),
-            ("architecture", config.Architecture),
-            ("parameters", checkpoint.Tensors.Values.Sum(t => t.ElementCount)),
-            ("layers", (long)config.Layers),
-            ("hidden_size", (long)config.HiddenSize),
-            ("intermediate_size", (long)config.IntermediateSize),
-            ("attention", $"{config.Heads} query heads over {config.KvHeads} key heads of {config.HeadDim}"),
-            ("vocabulary", (long)config.VocabularySize),
-            ("tokenizer", $"{tokenizer.VocabularySize} tokens, {tokenizer.AddedTokens.Count} added{(tokenizer.Normalizes ? ", NFC" : "")}"),
-            ("tied_embeddings", config.TiedEmbeddings ? "yes" : "no"),
-            ("context", (long)config.ScaledContext),
-            ("rope", config.RopeScaling.Kind == RopeScalingKind.None ? $"theta {config.RopeTheta}" : $"theta {config.RopeTheta}, {config.RopeScaling.Kind} x{config.RopeScaling.Factor}"),
-            ("weight_bytes", checkpoint.Tensors.Values.Sum(t => t.ByteCount)),
-            ("kv_bytes_per_token", CpuBackend.KvBytesPerToken(config, KvCacheType.F16)),
+            { "model", path },
+            { "architecture", config.Architecture },
+            { "parameters", checkpoint.Tensors.Values.Sum(t => t.ElementCount) },
+            { "layers", config.Layers },
+            { "hidden_size", config.HiddenSize },
+            { "intermediate_size", config.IntermediateSize },
+            { "attention", new Facts { { "query_heads", config.Heads }, { "kv_heads", config.KvHeads }, { "head_dim", config.HeadDim }, { "qk_norm", config.HasQkNorm }, { "sliding_window", config.SlidingWindow } } },
+            { "vocabulary", config.VocabularySize },
+            { "tied_embeddings", config.TiedEmbeddings },
+            { "context", config.ScaledContext },
+            { "rope", Rope(config) },
+            { "tokenizer", new Facts { { "tokens", tokenizer.VocabularySize }, { "added_tokens", tokenizer.AddedTokens.Count }, { "nfc", tokenizer.Normalizes } } },
+            { "tensors", Tensors(checkpoint) },
+            { "memory", new Facts { { "weight_bytes", weights }, { "kv_bytes_per_token", perToken }, { "kv_bytes_of_full_context", perToken * config.ScaledContext }, { "total_bytes", weights + (perToken * config.ScaledContext) } } },
         };
-        foreach (IGrouping<TensorType, Tensor> type in checkpoint.Tensors.Values.GroupBy(t => t.Type).OrderByDescending(g => g.Sum(t => t.ByteCount)))
-            facts.Add(($"tensors_{type.Key}", $"{type.Count()} with {type.Sum(t => t.ByteCount):N0} bytes"));
+    }
+
+    private static Facts Rope(ModelConfig config)
+    {
+        RopeScaling scaling = config.RopeScaling;
+        var facts = new Facts { { "theta", config.RopeTheta }, { "scaling", scaling.Kind.ToString() } };
+        if (scaling.Kind != RopeScalingKind.None)
+        {
+            facts.Add("factor", scaling.Factor);
+            facts.Add("original_context", scaling.OriginalContext);
+        }
+
         return facts;
     }
 
-    private static void Write(Utf8JsonWriter json, IEnumerable<(string Name, object Value)> facts)
+    /// <summary>How many tensors there are of each type and what they take, the most bytes first.</summary>
+    private static Facts Tensors(Checkpoint checkpoint)
     {
-        foreach ((string name, object value) in facts)
-        {
-            if (value is long number)
-                json.WriteNumber(name, number);
-            else
-                json.WriteString(name, value.ToString());
-        }
+        var facts = new Facts();
+        foreach (IGrouping<TensorType, Tensor> type in checkpoint.Tensors.Values.GroupBy(t => t.Type).OrderByDescending(g => g.Sum(t => t.ByteCount)))
+            facts.Add(type.Key.ToString(), new Facts { { "count", type.Count() }, { "bytes", type.Sum(t => t.ByteCount) } });
+        return facts;
     }
 }

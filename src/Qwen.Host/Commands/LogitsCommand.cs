@@ -1,9 +1,7 @@
 using System.CommandLine;
 using System.Numerics.Tensors;
 using System.Text.Json;
-using System.Text.Json.Nodes;
 using Qwen.Runtime.Engine;
-using Qwen.Runtime.Sampling;
 
 namespace Qwen.Host.Commands;
 
@@ -14,34 +12,31 @@ internal static class LogitsCommand
     {
         var model = new ModelOptions();
         var jsonl = new Option<bool>("--jsonl") { Description = "A JSON object a line (the only form there is)." };
-        var command = new Command("logits", "{\"tokens\": [...], \"top\": N, \"greedy\": N} to the likeliest next tokens and a greedy continuation.") { jsonl };
+        var command = new Command("logits", "{\"tokens\": [...], \"top\": N, \"greedy\": N} to the likeliest next tokens and a greedy continuation, end-of-sequence tokens being tokens like all others.") { jsonl };
         model.AddTo(command);
         command.SetAction(async (parsed, cancellation) =>
         {
-            using LoadedModel loaded = await model.LoadAsync(parsed, streams, (path, options, progress) => Task.Run(() => LoadedModel.Load(path, options, progress, cancellation), cancellation)).ConfigureAwait(false);
+            using LoadedModel loaded = await model.LoadModelAsync(parsed, streams, cancellation).ConfigureAwait(false);
             using var evaluator = new SequenceEvaluator(loaded);
-            var scratch = new float[loaded.Config.VocabularySize];
-            return await JsonLines.AnswerAsync(streams, line => Answer(evaluator, scratch, line), e => e is ArgumentException).ConfigureAwait(false);
+            return await JsonLines.AnswerAsync(streams, line => Answer(evaluator, line)).ConfigureAwait(false);
         });
         return command;
     }
 
-    private static Action<Utf8JsonWriter> Answer(SequenceEvaluator evaluator, float[] scratch, JsonObject line)
+    private static Action<Utf8JsonWriter> Answer(SequenceEvaluator evaluator, JsonElement line)
     {
         int[] tokens = JsonLines.Ints(line, "tokens");
-        int count = JsonLines.Int(line, "top", 0), steps = JsonLines.Int(line, "greedy", 0);
-        if (count < 0 || steps < 0)
-            throw new ArgumentException($"top: {count} and greedy: {steps} must not be negative.");
+        int count = JsonLines.Count(line, "top"), steps = JsonLines.Count(line, "greedy");
         evaluator.Reset();
         ReadOnlySpan<float> logits = evaluator.Evaluate(tokens);
-        double total = TokenLogprobs.LogSumExp(logits, scratch);
+        double normalizer = LogSumExp(logits);
         (int Id, float Logit)[] top = Top(logits, count);
 
         var greedy = new List<(int Id, double Logprob)>();
         for (int i = 0; i < steps; i++)
         {
-            int token = TensorPrimitives.IndexOfMax(logits);
-            greedy.Add((token, logits[token] - TokenLogprobs.LogSumExp(logits, scratch)));
+            int token = TensorPrimitives.IndexOfMax(logits); // the first of equals
+            greedy.Add((token, logits[token] - LogSumExp(logits)));
             if (i + 1 < steps)
                 logits = evaluator.Evaluate([token]);
         }
@@ -50,7 +45,7 @@ internal static class LogitsCommand
         {
             json.WriteStartArray("top");
             foreach ((int id, float logit) in top)
-                WriteToken(json, id, logit, logit - total);
+                WriteToken(json, id, logit, logit - normalizer);
             json.WriteEndArray();
             json.WriteStartArray("greedy");
             foreach ((int id, double logprob) in greedy)
@@ -59,14 +54,21 @@ internal static class LogitsCommand
         };
     }
 
-    /// <summary>The highest logits, highest first; ties by id.</summary>
+    /// <summary>log of the sum of e^logit, in double: it is compared with other programs to the last digits.</summary>
+    private static double LogSumExp(ReadOnlySpan<float> logits)
+    {
+        double max = TensorPrimitives.Max(logits), sum = 0;
+        foreach (float logit in logits)
+            sum += Math.Exp(logit - max);
+        double result = max + Math.Log(sum);
+        return double.IsFinite(result) ? result : throw new ArgumentException("The network gave a logit that is no finite number: its weights are damaged or overflow.");
+    }
+
+    /// <summary>The highest logits, highest first; of equals, the lowest id first.</summary>
     private static (int Id, float Logit)[] Top(ReadOnlySpan<float> logits, int count)
     {
-        var ids = new int[logits.Length];
-        var keys = new float[logits.Length];
-        for (int i = 0; i < ids.Length; i++)
-            (ids[i], keys[i]) = (i, logits[i]);
-        return [.. ids.OrderByDescending(i => keys[i]).ThenBy(i => i).Take(count).Select(i => (i, keys[i]))];
+        float[] values = logits.ToArray();
+        return [.. Enumerable.Range(0, values.Length).OrderByDescending(i => values[i]).Take(count).Select(i => (i, values[i]))]; // the sort is stable
     }
 
     private static void WriteToken(Utf8JsonWriter json, int id, float? logit, double logprob)

@@ -5,33 +5,31 @@ using Qwen.Runtime.Engine;
 
 namespace Qwen.Host.Commands;
 
-/// <summary><c>qwen serve</c>: OpenAI's API over HTTP.</summary>
+/// <summary><c>qwen serve</c>: OpenAI's API over HTTP, until SIGINT or SIGTERM.</summary>
 internal static class ServeCommand
 {
     public static Command Create(Streams streams)
     {
-        var host = new Option<string>("--host") { Description = "Address to listen on.", DefaultValueFactory = _ => "127.0.0.1" };
-        var port = new Option<int>("--port") { Description = "Port to listen on; 0 for any free one.", DefaultValueFactory = _ => 8000 };
+        var host = new Option<string>("--host") { Description = "The IP address to listen on; 0.0.0.0 and :: let other machines in.", DefaultValueFactory = _ => "127.0.0.1" };
+        var port = new Option<int>("--port") { Description = "The port to listen on; 0 for any free one.", DefaultValueFactory = _ => 8000 };
         var name = new Option<string?>("--served-model-name") { Description = "The model's name in the API; the file's or directory's if not given." };
-        var most = new Option<long>("--max-request-bytes") { Description = "Longest request body.", DefaultValueFactory = _ => 32L << 20 };
+        var most = new Option<string>("--max-request-bytes") { Description = "Longest request body, such as 32M.", DefaultValueFactory = _ => "32M" };
         var model = new ModelOptions();
         var command = new Command("serve", "Serves OpenAI's API over HTTP.") { host, port, name, most };
         model.AddTo(command);
         command.SetAction(async (parsed, cancellation) =>
         {
-            if (!IPAddress.TryParse(parsed.GetValue(host) == "localhost" ? "127.0.0.1" : parsed.GetValue(host), out IPAddress? address))
-                throw new ArgumentException($"--host: '{parsed.GetValue(host)}' is no IP address.");
-            if (parsed.GetValue(port) is < 0 or > 65535)
-                throw new ArgumentException($"--port: {parsed.GetValue(port)} is not between 0 and 65535.");
-            QwenEngine engine = await model.LoadAsync(parsed, streams, (path, options, progress) => QwenEngine.LoadAsync(path, options, progress, cancellation)).ConfigureAwait(false);
+            var endpoint = new IPEndPoint(Address(parsed.GetRequiredValue(host)), Port(parsed.GetValue(port)));
+            long maxRequestBytes = ModelOptions.Bytes("--max-request-bytes", parsed.GetRequiredValue(most));
+            QwenEngine engine = await model.LoadEngineAsync(parsed, streams, cancellation).ConfigureAwait(false);
             await using (engine.ConfigureAwait(false))
             {
-                var settings = new ServerSettings(parsed.GetValue(name) ?? engine.Model.Name, parsed.GetValue(most));
-                WebApplication server = QwenServer.Create(engine, settings, new IPEndPoint(address, parsed.GetValue(port)));
+                var options = new ServerOptions { ModelName = parsed.GetValue(name) ?? engine.Model.Name, Endpoint = endpoint, MaxRequestBytes = maxRequestBytes };
+                WebApplication server = QwenServer.Create(engine, options);
                 await using (server.ConfigureAwait(false))
                 {
                     await server.StartAsync(cancellation).ConfigureAwait(false);
-                    await streams.Error.WriteLineAsync($"{settings.ModelName} on {engine.Model.BackendName}: {string.Join(", ", server.Urls)}").ConfigureAwait(false);
+                    await streams.Error.WriteLineAsync($"{options.ModelName} on {engine.Model.BackendName}: {string.Join(", ", server.Urls)}").ConfigureAwait(false);
                     await server.WaitForShutdownAsync(cancellation).ConfigureAwait(false);
                 }
             }
@@ -40,4 +38,12 @@ internal static class ServeCommand
         });
         return command;
     }
+
+    private static IPAddress Address(string host) =>
+        host == "localhost" ? IPAddress.Loopback
+        : IPAddress.TryParse(host, out IPAddress? address) ? address
+        : throw new ArgumentException($"--host: '{host}' is not an IP address; give one, such as 127.0.0.1 or 0.0.0.0.");
+
+    private static int Port(int port) =>
+        port is >= 0 and <= 65535 ? port : throw new ArgumentException($"--port: {port} is not between 0 and 65535.");
 }

@@ -1,21 +1,39 @@
+using System.Text.Json;
+
 namespace Qwen.Host.Http;
 
 /// <summary>An error that the client gets as OpenAI's error object.</summary>
 /// <param name="status">HTTP status.</param>
-/// <param name="type">OpenAI's kind: invalid_request_error, not_found_error, server_error, ...</param>
-/// <param name="message">What is wrong.</param>
-/// <param name="parameter">The field it is about, or null.</param>
-public sealed class ApiException(int status, string type, string message, string? parameter = null) : Exception(message)
+/// <param name="message">What is wrong, and how to mend it.</param>
+/// <param name="param">The field it is about, or null.</param>
+/// <param name="code">A word for programs, or null.</param>
+public sealed class ApiException(int status, string message, string? param = null, string? code = null) : Exception(message)
 {
     /// <summary>HTTP status.</summary>
     public int Status { get; } = status;
 
-    /// <summary>OpenAI's kind.</summary>
-    public string Type { get; } = type;
-
     /// <summary>The field it is about, or null.</summary>
-    public string? Parameter { get; } = parameter;
+    public string? Param { get; } = param;
+
+    /// <summary>A word for programs, or null.</summary>
+    public string? Code { get; } = code;
 
     /// <summary>A mistake in a field of the request.</summary>
-    public static ApiException Invalid(string message, string? parameter = null) => new(StatusCodes.Status400BadRequest, "invalid_request_error", message, parameter);
+    public static ApiException Invalid(string message, string? param = null, string? code = null) => new(StatusCodes.Status400BadRequest, message, param, code);
+
+    /// <summary>Writes the member <c>error</c>.</summary>
+    public void Write(Utf8JsonWriter json)
+    {
+        json.WriteStartObject("error");
+        json.WriteString("message", Message);
+        json.WriteString("type", Status switch
+        {
+            StatusCodes.Status429TooManyRequests => "rate_limit_error",
+            >= 500 => "server_error",
+            _ => "invalid_request_error",
+        });
+        json.WriteString("param", Param);
+        json.WriteString("code", Code);
+        json.WriteEndObject();
+    }
 }

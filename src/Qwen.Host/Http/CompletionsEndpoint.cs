@@ -10,155 +10,124 @@ namespace Qwen.Host.Http;
 internal static class CompletionsEndpoint
 {
     private const int MostPrompts = 128;
+    private const int DefaultMaxTokens = 16; // OpenAI's
 
-    public static async Task HandleAsync(HttpContext context, QwenEngine engine, ServerSettings settings)
+    public static async Task HandleAsync(HttpContext context, Responder responder)
     {
-        using JsonDocument body = await RequestFields.ReadBodyAsync(context.Request).ConfigureAwait(false);
-        var fields = new RequestFields(body.RootElement);
-        QwenServer.CheckModel(fields, settings);
+        RequestFields fields = await RequestFields.ReadBodyAsync(context.Request).ConfigureAwait(false);
+        responder.CheckModel(fields);
         foreach (string name in (ReadOnlySpan<string>)["n", "best_of"])
-            fields.Refuse(name, e => e.ValueKind != JsonValueKind.Number || !e.TryGetInt32(out int n) || n != 1, $"{name}: only 1 is supported yet.");
-        fields.Refuse("suffix", e => e.ToString().Length > 0, "suffix: is not supported.");
-        bool echo = fields.Bool("echo") ?? false, stream = fields.Bool("stream") ?? false;
-        // OpenAI's default for completions is 16 tokens; vLLM keeps it, and so do we.
-        SamplingOptions sampling = SamplingFields.Read(fields, fields.Int("max_tokens") ?? 16, fields.Int("logprobs"));
-        IReadOnlyList<IReadOnlyList<int>> prompts = Prompts(fields, engine.Model.Tokenizer);
-        IAsyncEnumerable<GenerationChunk>[] answers = [.. prompts.Select(p => engine.GenerateAsync(p, sampling, context.RequestAborted))];
-        string[] echoes = [.. prompts.Select(p => echo ? engine.Model.Tokenizer.Decode(p) : "")];
-        var frame = new Frame($"cmpl-{Guid.NewGuid():N}", DateTimeOffset.UtcNow.ToUnixTimeSeconds(), settings.ModelName, engine);
-        if (stream)
-            await StreamAsync(context, answers, echoes, frame, ChatEndpoint.IncludeUsage(fields)).ConfigureAwait(false);
-        else
-            await AnswerAsync(context, answers, echoes, frame).ConfigureAwait(false);
+            fields.Refuse(name, e => e.ValueKind == JsonValueKind.Number && e.TryGetInt32(out int n) && n == 1, "only 1 is supported yet.");
+        fields.Refuse("suffix", e => RequestFields.Is(e, ""), "is not supported.");
+        bool echo = fields.Bool("echo") ?? false;
+        int? logprobs = fields.Int("logprobs");
+        if (echo && logprobs is not null)
+            throw ApiException.Invalid("logprobs: is not supported together with echo yet.", "logprobs", "unsupported_value");
+        SamplingOptions sampling = SamplingFields.Read(fields, fields.Int("max_tokens") ?? DefaultMaxTokens, logprobs);
+        (bool stream, bool includeUsage) = SamplingFields.ReadStream(fields);
+        QwenTokenizer tokenizer = responder.Engine.Model.Tokenizer;
+        IReadOnlyList<IReadOnlyList<int>> prompts = Prompts(fields, tokenizer);
+        string[] echoes = [.. prompts.Select(prompt => echo ? tokenizer.Decode(prompt.Where(id => (uint)id < (uint)tokenizer.VocabularySize)) : "")];
+        var answer = new TextFormat(responder.ModelName, tokenizer, echoes) { IncludeUsage = includeUsage };
+        await responder.RespondAsync(context, prompts, "prompt", sampling, answer, stream).ConfigureAwait(false);
     }
 
     /// <summary>A string, a list of strings, a list of ids, or a list of lists of ids.</summary>
-    private static List<IReadOnlyList<int>> Prompts(RequestFields fields, QwenTokenizer tokenizer)
+    private static IReadOnlyList<int>[] Prompts(RequestFields fields, QwenTokenizer tokenizer)
     {
         AddedTokenParsing parsing = fields.Bool("parse_special") == true ? AddedTokenParsing.All : AddedTokenParsing.UserDefined;
-        JsonElement prompt = fields.Element("prompt") ?? throw ApiException.Invalid("prompt: is missing.", "prompt");
+        JsonElement prompt = fields.Element("prompt") ?? throw fields.Missing("prompt");
         if (prompt.ValueKind == JsonValueKind.String)
-            return [tokenizer.EncodeToIds(RequestFields.Text("prompt", prompt), parsing)];
+            return [One("prompt", prompt)];
         if (prompt.ValueKind != JsonValueKind.Array || prompt.GetArrayLength() == 0)
-            throw RequestFields.Wrong("prompt", prompt, "a string, a list of strings, or a list of token ids");
+            throw RequestFields.Wrong("prompt", prompt, "a string, a list of strings, a list of token ids, or a list of such lists");
         if (prompt[0].ValueKind == JsonValueKind.Number)
-            return [fields.Ints("prompt")];
+            return [One("prompt", prompt)];
         if (prompt.GetArrayLength() > MostPrompts)
             throw ApiException.Invalid($"prompt: {prompt.GetArrayLength()} prompts are more than {MostPrompts}.", "prompt");
-        return [.. prompt.EnumerateArray().Select(IReadOnlyList<int> (item) => item.ValueKind == JsonValueKind.Array
-            ? [.. item.EnumerateArray().Select(id => RequestFields.Whole("prompt", id))]
-            : tokenizer.EncodeToIds(RequestFields.Text("prompt", item), parsing))];
+        return RequestFields.Items("prompt", prompt, One);
+
+        IReadOnlyList<int> One(string name, JsonElement item) => item.ValueKind switch
+        {
+            JsonValueKind.String => tokenizer.EncodeToIds(item.GetString()!, parsing),
+            JsonValueKind.Array => RequestFields.Items(name, item, RequestFields.Whole),
+            _ => throw RequestFields.Wrong(name, item, "a string or a list of token ids"),
+        };
     }
 
-    private static async Task AnswerAsync(HttpContext context, IAsyncEnumerable<GenerationChunk>[] answers, string[] echoes, Frame frame)
+    private sealed class TextFormat(string modelName, QwenTokenizer tokenizer, string[] echoes) : AnswerFormat("cmpl", modelName, tokenizer)
     {
-        var collected = await Task.WhenAll(answers.Select(CollectAsync)).ConfigureAwait(false);
-        var usage = new Usage(collected.Sum(c => c.Last.Usage.PromptTokens), collected.Sum(c => c.Last.Usage.CompletionTokens));
-        await QwenServer.WriteAsync(context, StatusCodes.Status200OK, json => frame.Write(json, () =>
-        {
-            for (int i = 0; i < collected.Length; i++)
-                frame.WriteChoice(json, i, echoes[i] + collected[i].Text, collected[i].Tokens, collected[i].Last.FinishReason);
-        }, usage)).ConfigureAwait(false);
-    }
+        private readonly int[] _offsets = new int[echoes.Length]; // of the next token of each answer in its text, in characters
 
-    private static async Task<(string Text, List<GeneratedToken> Tokens, GenerationChunk Last)> CollectAsync(IAsyncEnumerable<GenerationChunk> answer)
-    {
-        var text = new StringBuilder();
-        var tokens = new List<GeneratedToken>();
-        GenerationChunk? last = null;
-        await foreach (GenerationChunk chunk in answer.ConfigureAwait(false))
+        protected override string Kind => "text_completion";
+
+        protected override string PieceKind => Kind;
+
+        public override bool HasOpening(int index) => echoes[index].Length > 0;
+
+        protected override void WriteWholeChoice(Utf8JsonWriter json, int index, WholeAnswer answer)
         {
-            text.Append(chunk.Text);
-            tokens.AddRange(chunk.Tokens);
-            last = chunk;
+            json.WriteString("text", echoes[index] + answer.Text);
+            WriteLogprobs(json, index, answer.Tokens);
         }
 
-        return (text.ToString(), tokens, last!);
-    }
-
-    private static async Task StreamAsync(HttpContext context, IAsyncEnumerable<GenerationChunk>[] answers, string[] echoes, Frame frame, bool includeUsage)
-    {
-        var events = new EventStream(context);
-        await events.RunAsync(async () =>
+        protected override void WriteOpeningChoice(Utf8JsonWriter json, int index)
         {
-            int prompted = 0, completed = 0;
-            for (int i = 0; i < answers.Length; i++)
-            {
-                string before = echoes[i];
-                Usage usage = default;
-                await foreach (GenerationChunk chunk in answers[i].ConfigureAwait(false))
-                {
-                    usage = chunk.Usage;
-                    string text = before + chunk.Text;
-                    before = "";
-                    int index = i;
-                    await events.SendAsync(json => frame.Write(json, () => frame.WriteChoice(json, index, text, chunk.Tokens, chunk.FinishReason), null)).ConfigureAwait(false);
-                }
-
-                prompted += usage.PromptTokens;
-                completed += usage.CompletionTokens;
-            }
-
-            if (includeUsage)
-                await events.SendAsync(json => frame.Write(json, null, new Usage(prompted, completed))).ConfigureAwait(false);
-        }).ConfigureAwait(false);
-    }
-
-    private sealed record Frame(string Id, long Created, string Model, QwenEngine Engine)
-    {
-        public void Write(Utf8JsonWriter json, Action? choices, Usage? usage)
-        {
-            json.WriteString("id", Id);
-            json.WriteString("object", "text_completion");
-            json.WriteNumber("created", Created);
-            json.WriteString("model", Model);
-            json.WriteStartArray("choices");
-            choices?.Invoke();
-            json.WriteEndArray();
-            if (usage is { } counts)
-                ChatEndpoint.WriteUsage(json, counts);
+            json.WriteString("text", echoes[index]);
+            json.WriteNull("logprobs");
         }
 
-        public void WriteChoice(Utf8JsonWriter json, int index, string text, IReadOnlyList<GeneratedToken> tokens, FinishReason? reason)
+        protected override void WritePieceChoice(Utf8JsonWriter json, int index, GenerationChunk chunk)
         {
-            json.WriteStartObject();
-            json.WriteNumber("index", index);
-            json.WriteString("text", text);
-            WriteLogprobs(json, tokens);
-            json.WriteString("finish_reason", ChatEndpoint.Name(reason));
-            json.WriteEndObject();
+            json.WriteString("text", chunk.Text);
+            WriteLogprobs(json, index, chunk.Tokens);
         }
 
-        private void WriteLogprobs(Utf8JsonWriter json, IReadOnlyList<GeneratedToken> tokens)
+        private void WriteLogprobs(Utf8JsonWriter json, int index, IReadOnlyList<GeneratedToken> tokens)
         {
-            if (!tokens.Any(t => t.Logprobs is not null))
+            if (!HasLogprobs(tokens))
             {
                 json.WriteNull("logprobs");
                 return;
             }
 
+            string[] texts = [.. tokens.Select(t => TokenText(t.Id))];
             json.WriteStartObject("logprobs");
-            json.WriteStartArray("tokens");
-            foreach (GeneratedToken token in tokens)
-                json.WriteStringValue(Text(token.Id));
-            json.WriteEndArray();
-            json.WriteStartArray("token_logprobs");
-            foreach (GeneratedToken token in tokens)
-                json.WriteNumberValue(Math.Max(token.Logprobs!.Logprob, -9999));
-            json.WriteEndArray();
-            json.WriteStartArray("top_logprobs");
-            foreach (GeneratedToken token in tokens)
+            WriteList("tokens", i => json.WriteStringValue(texts[i]));
+            WriteList("token_logprobs", i => json.WriteNumberValue(Finite(tokens[i].Logprobs!.Logprob)));
+            WriteList("top_logprobs", i =>
             {
                 json.WriteStartObject();
-                foreach ((string text, double logprob) in token.Logprobs!.Top.Select(t => (Text(t.Id), t.Logprob)).DistinctBy(t => t.Item1))
-                    json.WriteNumber(text, Math.Max(logprob, -9999));
+                foreach ((string text, double logprob) in tokens[i].Logprobs!.Top.Select(t => (TokenText(t.Id), t.Logprob)).DistinctBy(t => t.Item1))
+                    json.WriteNumber(text, Finite(logprob));
                 json.WriteEndObject();
-            }
-
-            json.WriteEndArray();
+            });
+            WriteList("text_offset", i =>
+            {
+                json.WriteNumberValue(_offsets[index]);
+                _offsets[index] += texts[i].Length;
+            });
             json.WriteEndObject();
+
+            void WriteList(string name, Action<int> write)
+            {
+                json.WriteStartArray(name);
+                for (int i = 0; i < tokens.Count; i++)
+                    write(i);
+                json.WriteEndArray();
+            }
         }
 
-        private string Text(int id) => Encoding.UTF8.GetString(Engine.Model.Tokenizer.GetBytes(id));
+        /// <summary>A token's text; where it is part of a character, its bytes in OpenAI's notation for them, so that no two tokens are written alike.</summary>
+        private string TokenText(int id)
+        {
+            ReadOnlySpan<byte> bytes = Bytes(id);
+            if (System.Text.Unicode.Utf8.IsValid(bytes))
+                return Encoding.UTF8.GetString(bytes);
+            var text = new StringBuilder("bytes:");
+            foreach (byte b in bytes)
+                text.Append($"\\x{b:x2}");
+            return text.ToString();
+        }
     }
 }

@@ -1,41 +1,37 @@
-using System.Text;
+using System.Buffers;
+using System.IO.Pipelines;
 using System.Text.Json;
 
 namespace Qwen.Host.Http;
 
-/// <summary>Server-sent events as OpenAI's clients read them: <c>data: {...}</c>, at the end <c>data: [DONE]</c>.</summary>
+/// <summary>Server-sent events, a JSON object each, as OpenAI's streams have them.</summary>
 internal sealed class EventStream(HttpContext context)
 {
+    private readonly PipeWriter _body = context.Response.BodyWriter;
+
+    /// <summary>Starts the response: from here on an error can only be an event.</summary>
+    public async Task StartAsync()
+    {
+        context.Response.ContentType = "text/event-stream; charset=utf-8";
+        context.Response.Headers.CacheControl = "no-cache";
+        await context.Response.StartAsync(context.RequestAborted).ConfigureAwait(false);
+    }
+
+    /// <summary>Sends an event at once. A slow reader is waited for.</summary>
     public async Task SendAsync(Action<Utf8JsonWriter> members)
     {
-        if (!context.Response.HasStarted)
+        _body.Write("data: "u8);
+        using (var json = new Utf8JsonWriter(_body, StrictJson.Writing))
         {
-            context.Response.ContentType = "text/event-stream; charset=utf-8";
-            context.Response.Headers.CacheControl = "no-cache";
+            json.WriteStartObject();
+            members(json);
+            json.WriteEndObject();
         }
 
-        await WriteAsync(JsonLines.Format(members)).ConfigureAwait(false);
+        _body.Write("\n\n"u8);
+        await _body.FlushAsync(context.RequestAborted).ConfigureAwait(false);
     }
 
-    /// <summary>Runs what sends events. A fault before the first is the handler's; after it, it is sent as an event.</summary>
-    public async Task RunAsync(Func<Task> send)
-    {
-        try
-        {
-            await send().ConfigureAwait(false);
-        }
-        catch (Exception e) when (context.Response.HasStarted && !context.RequestAborted.IsCancellationRequested)
-        {
-            ApiException error = QwenServer.AsApiError(e) ?? new ApiException(StatusCodes.Status500InternalServerError, "server_error", e.Message);
-            await WriteAsync(JsonLines.Format(json => QwenServer.WriteError(json, error))).ConfigureAwait(false);
-        }
-
-        await WriteAsync("[DONE]").ConfigureAwait(false);
-    }
-
-    private async Task WriteAsync(string data)
-    {
-        await context.Response.Body.WriteAsync(Encoding.UTF8.GetBytes($"data: {data}\n\n"), context.RequestAborted).ConfigureAwait(false);
-        await context.Response.Body.FlushAsync(context.RequestAborted).ConfigureAwait(false);
-    }
+    /// <summary>Says that there is no more.</summary>
+    public async Task EndAsync() => await _body.WriteAsync("data: [DONE]\n\n"u8.ToArray(), context.RequestAborted).ConfigureAwait(false);
 }

@@ -4,7 +4,7 @@ using Qwen.Runtime.Sampling;
 
 namespace Qwen.Host.Http;
 
-/// <summary>The sampling fields that chat and completions share: OpenAI's, and vLLM's further ones.</summary>
+/// <summary>The sampling fields that chat and completions share: OpenAI's, and vLLM's further ones. Ranges are the engine's to check.</summary>
 internal static class SamplingFields
 {
     public static SamplingOptions Read(RequestFields fields, int? maxTokens, int? logprobs) => new()
@@ -28,17 +28,26 @@ internal static class SamplingFields
         Logprobs = logprobs,
     };
 
+    /// <summary><c>stream</c>, and whether <c>stream_options.include_usage</c> asks for a last event with the usage.</summary>
+    public static (bool Stream, bool IncludeUsage) ReadStream(RequestFields fields)
+    {
+        bool stream = fields.Bool("stream") ?? false;
+        if (fields.Object("stream_options") is not { } options)
+            return (stream, false);
+        if (!stream)
+            throw ApiException.Invalid("stream_options: needs stream to be true.", "stream_options");
+        return (stream, options.Bool("include_usage") ?? false);
+    }
+
     private static Dictionary<int, float>? Bias(RequestFields fields)
     {
-        if (fields.Element("logit_bias") is not { } element)
+        if (fields.Object("logit_bias") is not { } biases)
             return null;
-        if (element.ValueKind != JsonValueKind.Object)
-            throw RequestFields.Wrong("logit_bias", element, "an object");
         var bias = new Dictionary<int, float>();
-        foreach (JsonProperty entry in element.EnumerateObject())
+        foreach (JsonProperty entry in biases.Json.EnumerateObject())
         {
             if (!int.TryParse(entry.Name, NumberStyles.None, CultureInfo.InvariantCulture, out int id) || entry.Value.ValueKind != JsonValueKind.Number || !entry.Value.TryGetSingle(out float value))
-                throw ApiException.Invalid($"logit_bias: '{entry.Name}' is not a token id with a number.", "logit_bias");
+                throw ApiException.Invalid($"logit_bias: '{entry.Name}' is not a token id with a number.", "logit_bias", "invalid_type");
             bias[id] = value;
         }
 

@@ -44,7 +44,9 @@ public static class ModelFiles
     public static ChatTemplate ParseTemplate(string source, string name, QwenTokenizer tokenizer) =>
         new(source, name, tokenizer.AddedTokens.Where(t => t.IsControl).Select(t => t.Text));
 
-    internal static QwenTokenizer LoadTokenizer(Checkpoint checkpoint)
+    /// <summary>The tokenizer of a checkpoint: its folder's, or the one in its metadata.</summary>
+    /// <exception cref="ModelFormatException">There is none, or it is damaged.</exception>
+    public static QwenTokenizer LoadTokenizer(Checkpoint checkpoint)
     {
         if (checkpoint.Metadata is not { } metadata)
             return QwenTokenizer.Load(checkpoint.Directory);

@@ -1,6 +1,4 @@
 using System.Runtime.CompilerServices;
-using System.Text;
-using System.Text.Json;
 using System.Text.Json.Nodes;
 using Microsoft.Extensions.AI;
 using Qwen.Runtime.Sampling;
@@ -8,56 +6,98 @@ using Qwen.Runtime.Sampling;
 namespace Qwen.Runtime.Engine;
 
 /// <summary>A <see cref="QwenEngine"/> as an <see cref="IChatClient"/> of Microsoft.Extensions.AI.</summary>
-/// <remarks>Tools are shown to the model; the calls it writes come back as text.</remarks>
+/// <remarks>
+/// Options that <see cref="ChatOptions"/> lacks come from <see cref="ChatOptions.RawRepresentationFactory"/>, which may return a
+/// <see cref="SamplingOptions"/>: what is set there goes before the rest. The property <c>chat_template_kwargs</c>, a <see cref="JsonObject"/>
+/// among <see cref="ChatOptions.AdditionalProperties"/>, holds further variables of the template. Tools are shown to the model; the calls it
+/// writes come back as text.
+/// </remarks>
 /// <param name="engine">What answers; it stays its owner's.</param>
 public sealed class QwenChatClient(QwenEngine engine) : IChatClient
 {
+    /// <summary>The additional property that holds variables of the chat template.</summary>
+    public const string TemplateVariables = "chat_template_kwargs";
+
     private readonly ChatClientMetadata _metadata = new("qwen", null, engine.Model.Name);
 
     /// <inheritdoc/>
-    public async Task<ChatResponse> GetResponseAsync(IEnumerable<ChatMessage> messages, ChatOptions? options = null, CancellationToken cancellationToken = default)
-    {
-        var text = new StringBuilder();
-        GenerationChunk? last = null;
-        await foreach (GenerationChunk chunk in Answer(messages, options, cancellationToken).ConfigureAwait(false))
-        {
-            text.Append(chunk.Text);
-            last = chunk;
-        }
-
-        return new ChatResponse(new ChatMessage(ChatRole.Assistant, text.ToString()))
-        {
-            ModelId = engine.Model.Name,
-            FinishReason = Reason(last!.FinishReason),
-            Usage = Details(last.Usage),
-        };
-    }
+    /// <exception cref="NotSupportedException">The messages hold more than text, or the options demand JSON or a tool call.</exception>
+    public Task<ChatResponse> GetResponseAsync(IEnumerable<ChatMessage> messages, ChatOptions? options = null, CancellationToken cancellationToken = default) =>
+        GetStreamingResponseAsync(messages, options, cancellationToken).ToChatResponseAsync(cancellationToken);
 
     /// <inheritdoc/>
+    /// <exception cref="NotSupportedException">The messages hold more than text, or the options demand JSON or a tool call.</exception>
     public async IAsyncEnumerable<ChatResponseUpdate> GetStreamingResponseAsync(
         IEnumerable<ChatMessage> messages, ChatOptions? options = null, [EnumeratorCancellation] CancellationToken cancellationToken = default)
     {
+        ArgumentNullException.ThrowIfNull(messages);
         string id = Guid.NewGuid().ToString("N");
-        await foreach (GenerationChunk chunk in Answer(messages, options, cancellationToken).ConfigureAwait(false))
+        DateTimeOffset created = DateTimeOffset.UtcNow;
+        await foreach (GenerationChunk chunk in engine.ChatAsync(Request(messages, options), Sampling(options), cancellationToken).ConfigureAwait(false))
         {
-            var update = new ChatResponseUpdate(ChatRole.Assistant, chunk.Text) { ResponseId = id, MessageId = id, ModelId = engine.Model.Name, FinishReason = Reason(chunk.FinishReason) };
+            var update = new ChatResponseUpdate(ChatRole.Assistant, chunk.Text)
+            {
+                ResponseId = id,
+                MessageId = id,
+                ModelId = engine.Model.Name,
+                CreatedAt = created,
+                FinishReason = Reason(chunk.FinishReason),
+                RawRepresentation = chunk,
+            };
             if (chunk.FinishReason is not null)
                 update.Contents.Add(new UsageContent(Details(chunk.Usage)));
             yield return update;
         }
     }
 
-    /// <inheritdoc/>
-    public object? GetService(Type serviceType, object? serviceKey = null) =>
-        serviceKey is not null ? null
-        : serviceType == typeof(ChatClientMetadata) ? _metadata
-        : serviceType.IsInstanceOfType(engine) ? engine
-        : serviceType.IsInstanceOfType(this) ? this
-        : null;
+    /// <summary>This client, its metadata, or the engine.</summary>
+    public object? GetService(Type serviceType, object? serviceKey = null)
+    {
+        ArgumentNullException.ThrowIfNull(serviceType);
+        return serviceKey is not null ? null
+            : serviceType.IsInstanceOfType(this) ? this
+            : serviceType.IsInstanceOfType(_metadata) ? _metadata
+            : serviceType.IsInstanceOfType(engine) ? engine
+            : null;
+    }
 
     /// <summary>Does nothing: the engine is its owner's.</summary>
     public void Dispose()
     {
+    }
+
+    private static ChatRequest Request(IEnumerable<ChatMessage> messages, ChatOptions? options)
+    {
+        if (options?.ToolMode is RequiredChatToolMode)
+            throw new NotSupportedException("A tool call can't be demanded yet; use ChatToolMode.Auto.");
+        if (options?.ResponseFormat is ChatResponseFormatJson)
+            throw new NotSupportedException("JSON can't be demanded yet; use ChatResponseFormat.Text.");
+        object? variables = null;
+        options?.AdditionalProperties?.TryGetValue(TemplateVariables, out variables);
+        return new ChatRequest
+        {
+            Messages = ChatMessages.ToTemplate(messages, options?.Instructions),
+            Tools = options?.ToolMode is NoneChatToolMode ? null : ChatMessages.ToTemplate(options?.Tools),
+            TemplateVariables = variables is null or JsonObject ? (JsonObject?)variables : throw new ArgumentException($"{TemplateVariables} is a {variables.GetType().Name}, not a JsonObject.", nameof(options)),
+        };
+    }
+
+    private SamplingOptions Sampling(ChatOptions? options)
+    {
+        if (options is null)
+            return new SamplingOptions();
+        SamplingOptions own = options.RawRepresentationFactory?.Invoke(this) as SamplingOptions ?? new SamplingOptions();
+        return own with
+        {
+            Temperature = own.Temperature ?? options.Temperature,
+            TopP = own.TopP ?? options.TopP,
+            TopK = own.TopK ?? options.TopK,
+            PresencePenalty = own.PresencePenalty ?? options.PresencePenalty,
+            FrequencyPenalty = own.FrequencyPenalty ?? options.FrequencyPenalty,
+            Seed = own.Seed ?? unchecked((ulong?)options.Seed),
+            MaxTokens = own.MaxTokens ?? options.MaxOutputTokens,
+            Stop = [.. own.Stop, .. options.StopSequences ?? []],
+        };
     }
 
     private static ChatFinishReason? Reason(FinishReason? reason) => reason switch
@@ -72,59 +112,5 @@ public sealed class QwenChatClient(QwenEngine engine) : IChatClient
         InputTokenCount = usage.PromptTokens,
         OutputTokenCount = usage.CompletionTokens,
         TotalTokenCount = usage.TotalTokens,
-    };
-
-    private static SamplingOptions Sampling(ChatOptions? options) => options is null ? new SamplingOptions() : new SamplingOptions
-    {
-        Temperature = Exact(options.Temperature),
-        TopP = Exact(options.TopP),
-        TopK = options.TopK,
-        PresencePenalty = Exact(options.PresencePenalty),
-        FrequencyPenalty = Exact(options.FrequencyPenalty),
-        Seed = unchecked((ulong?)options.Seed),
-        MaxTokens = options.MaxOutputTokens,
-        Stop = [.. options.StopSequences ?? []],
-    };
-
-    private static double? Exact(float? value) => value;
-
-    private IAsyncEnumerable<GenerationChunk> Answer(IEnumerable<ChatMessage> messages, ChatOptions? options, CancellationToken cancellation)
-    {
-        var list = new JsonArray();
-        if (!string.IsNullOrEmpty(options?.Instructions))
-            list.Add((JsonNode)new JsonObject { ["role"] = "system", ["content"] = options.Instructions });
-        foreach (ChatMessage message in messages)
-        {
-            foreach (JsonObject turn in Turns(message))
-                list.Add((JsonNode)turn);
-        }
-
-        JsonNode[] tools = [.. options?.Tools?.OfType<AIFunctionDeclaration>().Select(Tool) ?? []];
-        return engine.ChatAsync(new ChatRequest { Messages = list, Tools = tools.Length > 0 ? new JsonArray(tools) : null }, Sampling(options), cancellation);
-    }
-
-    /// <summary>A message as the template takes it: each result of a tool is a turn of its own.</summary>
-    private static IEnumerable<JsonObject> Turns(ChatMessage message)
-    {
-        foreach (FunctionResultContent result in message.Contents.OfType<FunctionResultContent>())
-            yield return new JsonObject { ["role"] = "tool", ["tool_call_id"] = result.CallId, ["content"] = result.Result as string ?? JsonSerializer.Serialize(result.Result, AIJsonUtilities.DefaultOptions) };
-        if (message.Role == ChatRole.Tool)
-            yield break;
-        var turn = new JsonObject { ["role"] = message.Role.Value, ["content"] = message.Text };
-        JsonNode[] calls = [.. message.Contents.OfType<FunctionCallContent>().Select(call => new JsonObject
-        {
-            ["id"] = call.CallId,
-            ["type"] = "function",
-            ["function"] = new JsonObject { ["name"] = call.Name, ["arguments"] = JsonSerializer.SerializeToNode(call.Arguments, AIJsonUtilities.DefaultOptions) },
-        })];
-        if (calls.Length > 0)
-            turn["tool_calls"] = new JsonArray(calls);
-        yield return turn;
-    }
-
-    private static JsonNode Tool(AIFunctionDeclaration tool) => new JsonObject
-    {
-        ["type"] = "function",
-        ["function"] = new JsonObject { ["name"] = tool.Name, ["description"] = tool.Description, ["parameters"] = JsonNode.Parse(tool.JsonSchema.GetRawText()) },
     };
 }

@@ -1,0 +1,82 @@
+using Qwen.Runtime.Engine;
+using Qwen.Runtime.Sampling;
+
+namespace Qwen.Host.Http;
+
+/// <summary>Runs the prompts of a request and sends what the engine answers, whole or as it comes.</summary>
+internal sealed class Responder(QwenEngine engine, string modelName, ILogger logger)
+{
+    public QwenEngine Engine => engine;
+
+    public string ModelName => modelName;
+
+    /// <summary>Checks the model that a request names; one that names none gets the one that is served.</summary>
+    public void CheckModel(RequestFields fields)
+    {
+        if (fields.String("model") is { } name && name != modelName)
+            throw ModelsEndpoint.NotServed(name, modelName);
+    }
+
+    /// <summary>Answers the request.</summary>
+    /// <param name="context">The request.</param>
+    /// <param name="prompts">Each gets an answer.</param>
+    /// <param name="promptField">The field that the prompts came from, for errors.</param>
+    /// <param name="sampling">How to answer.</param>
+    /// <param name="format">How to write it.</param>
+    /// <param name="stream">As it comes.</param>
+    public async Task RespondAsync(HttpContext context, IReadOnlyList<IReadOnlyList<int>> prompts, string promptField, SamplingOptions sampling, AnswerFormat format, bool stream)
+    {
+        var used = new RequestUsage();
+        context.Features.Set(used);
+        Answers answers = await Answers.StartAsync(engine, prompts, sampling, promptField, context.RequestAborted).ConfigureAwait(false);
+        await using (answers.ConfigureAwait(false))
+        {
+            try
+            {
+                await (stream ? StreamAsync(context, answers, format) : WriteAsync(context, answers, format)).ConfigureAwait(false);
+            }
+            finally
+            {
+                used.Usage = answers.Usage;
+            }
+        }
+    }
+
+    private static async Task WriteAsync(HttpContext context, Answers answers, AnswerFormat format)
+    {
+        WholeAnswer[] whole = [.. Enumerable.Range(0, answers.Count).Select(_ => new WholeAnswer())];
+        while (await answers.NextAsync().ConfigureAwait(false) is var (index, chunk))
+            whole[index].Add(chunk);
+        await JsonResponse.WriteAsync(context, StatusCodes.Status200OK, json => format.WriteWhole(json, whole, answers.Usage)).ConfigureAwait(false);
+    }
+
+    private async Task StreamAsync(HttpContext context, Answers answers, AnswerFormat format)
+    {
+        var events = new EventStream(context);
+        await events.StartAsync().ConfigureAwait(false);
+        try
+        {
+            for (int i = 0; i < answers.Count; i++)
+            {
+                if (format.HasOpening(i))
+                    await events.SendAsync(json => format.WriteOpening(json, i)).ConfigureAwait(false);
+            }
+
+            while (await answers.NextAsync().ConfigureAwait(false) is var (index, chunk))
+            {
+                if (AnswerFormat.IsWorthSending(chunk))
+                    await events.SendAsync(json => format.WritePiece(json, index, chunk)).ConfigureAwait(false);
+            }
+
+            if (format.IncludeUsage)
+                await events.SendAsync(json => format.WriteUsagePiece(json, answers.Usage)).ConfigureAwait(false);
+        }
+        catch (Exception e) when (!context.RequestAborted.IsCancellationRequested)
+        {
+            // The status is sent already; the error can only be an event.
+            await events.SendAsync(ErrorHandling.Translate(e, logger).Write).ConfigureAwait(false);
+        }
+
+        await events.EndAsync().ConfigureAwait(false);
+    }
+}
