@@ -88,8 +88,8 @@ public sealed class CommandLineTests
     }
 
     [Theory]
-    [InlineData("Unrecognized", "run", "--no-such-flag", "x")]
-    [InlineData("no such file or directory", "run", "--model", "nowhere.gguf", "x")]
+    [InlineData("'--no-such-flag' is no flag", "run", "--no-such-flag", "x")]
+    [InlineData("there is no file or directory", "run", "--model", "nowhere.gguf", "x")]
     [InlineData("shape 'tiny' is not known; known are qwen2.5-0.5b", "inspect", "--model", "synthetic:tiny")]
     [InlineData("format 'q9' is not known", "inspect", "--model", "synthetic:qwen2.5-0.5b:q9")]
     [InlineData("temperature: -3 is not between", "run", "--temperature", "-3", "x")]
@@ -97,7 +97,7 @@ public sealed class CommandLineTests
     [InlineData("--kv-cache-dtype: 'q4' is not known", "run", "--kv-cache-dtype", "q4", "x")]
     [InlineData("--kv-cache-memory: 'lots'", "run", "--kv-cache-memory", "lots", "x")]
     [InlineData("--rope-scaling", "run", "--rope-scaling", "{", "x")]
-    [InlineData("MaxModelLength", "run", "--max-model-len", "-1", "x")]
+    [InlineData("--max-model-len: -1", "run", "--max-model-len", "-1", "x")]
     [InlineData("--host: 'nowhere'", "serve", "--host", "nowhere")]
     [InlineData("--repeat: 0", "bench", "--repeat", "0")]
     [InlineData("The prompt is empty", "run", "--raw", "")]
@@ -120,7 +120,7 @@ public sealed class CommandLineTests
     {
         using var output = new StringWriter { NewLine = "\n" };
         using var error = new StringWriter { NewLine = "\n" };
-        int code = await CommandLine.RunAsync(args, new StringReader(input), output, error);
+        int code = await CommandLine.RunAsync(args, new Streams(new StringReader(input), output, error, IsWatched: false));
         return (code, output.ToString(), error.ToString());
     }
 }

@@ -21,7 +21,7 @@ public sealed class ServerFixture : IAsyncLifetime
     public async Task InitializeAsync()
     {
         Engine = await QwenEngine.LoadAsync();
-        _server = QwenServer.Create(Engine, new ServerSettings("demo", MostRequestBytes: 100_000), new IPEndPoint(IPAddress.Loopback, 0));
+        _server = QwenServer.Create(Engine, new ServerOptions { ModelName = "demo", Endpoint = new IPEndPoint(IPAddress.Loopback, 0), MaxRequestBytes = 100_000 });
         await _server.StartAsync();
         Http = new HttpClient { BaseAddress = new Uri(_server.Urls.Single()) };
         OpenAI = new OpenAIClient(new ApiKeyCredential("none"), new OpenAIClientOptions { Endpoint = new Uri(Http.BaseAddress, "/v1") });

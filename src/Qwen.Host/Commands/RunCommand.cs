@@ -13,6 +13,12 @@ internal static class RunCommand
         var prompt = new Argument<string[]>("prompt") { Description = "The message; - or nothing reads it from standard input.", Arity = ArgumentArity.ZeroOrMore };
         var system = new Option<string?>("--system") { Description = "A system message." };
         var raw = new Option<bool>("--raw") { Description = "Continues the prompt as it is, without the chat template; control tokens written out in it count." };
+        // What looks like a flag and is none of ours would be taken for a part of the prompt.
+        prompt.Validators.Add(result =>
+        {
+            if (result.Tokens.FirstOrDefault(t => t.Value.StartsWith("--", StringComparison.Ordinal)) is { } unknown)
+                result.AddError($"'{unknown.Value}' is no flag of qwen run");
+        });
         var model = new ModelOptions();
         var sampling = new SamplingFlags();
         var command = new Command("run", "Answers one prompt.") { prompt, system, raw };
