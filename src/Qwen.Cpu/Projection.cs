@@ -9,6 +9,9 @@ namespace Qwen.Cpu;
 /// </remarks>
 public sealed unsafe class Projection : IDisposable
 {
+    /// <summary>Enough pieces to even out the threads, and few: the kernels fetch ahead across tiles, and what lies ahead should be their own.</summary>
+    private const int PiecesPerThread = 8;
+
     private readonly WorkerPool _pool;
     private readonly NativeBuffer<byte> _scratch;
     private readonly long _scratchPerWorker, _kernelScratch;
@@ -37,7 +40,7 @@ public sealed unsafe class Projection : IDisposable
     public void Linear(StackedMatrix w, float* x, long xStride, int tokens, float* y, long yStride, bool accumulate)
     {
         var job = new LinearJob(this, w, x, xStride, Quantize(w, x, xStride, tokens), tokens, y, yStride, accumulate);
-        _pool.Run(ref job, w.Tiles);
+        _pool.Run(ref job, w.Tiles, Grain(w.Tiles));
     }
 
     /// <summary>y[t, r] = SiLU(gate[r, :] . x[t, :]) * (up[r, :] . x[t, :]).</summary>
@@ -50,7 +53,7 @@ public sealed unsafe class Projection : IDisposable
     public void Gated(StackedMatrix gateUp, float* x, long xStride, int tokens, float* y, long yStride)
     {
         var job = new GatedJob(this, gateUp, x, xStride, Quantize(gateUp, x, xStride, tokens), tokens, y, yStride);
-        _pool.Run(ref job, gateUp.FirstTile(1));
+        _pool.Run(ref job, gateUp.FirstTile(1), Grain(gateUp.FirstTile(1)));
     }
 
     /// <inheritdoc/>
@@ -61,6 +64,8 @@ public sealed unsafe class Projection : IDisposable
     }
 
     private static long RoundUp(long bytes) => (bytes + 63) & ~63L;
+
+    private int Grain(int tiles) => Math.Max(1, tiles / (_pool.Threads * PiecesPerThread));
 
     /// <summary>The activations as codes, where some part of the matrix computes on those.</summary>
     private QuantizedActivations Quantize(StackedMatrix w, float* x, long xStride, int tokens)
