@@ -13,28 +13,37 @@ internal static class StrictJson
 
     /// <summary>Parses a text.</summary>
     /// <exception cref="JsonException">It is not such JSON.</exception>
-    public static JsonElement Parse(string json) => Checked(JsonElement.Parse(json, Reading));
-
-    /// <summary>Reads a stream to its end.</summary>
-    /// <exception cref="JsonException">It is not such JSON.</exception>
-    public static async Task<JsonElement> ParseAsync(Stream utf8, CancellationToken cancellation)
-    {
-        using JsonDocument document = await JsonDocument.ParseAsync(utf8, Reading, cancellation).ConfigureAwait(false);
-        return Checked(document.RootElement).Clone();
-    }
-
-    private static JsonElement Checked(JsonElement root)
+    public static JsonElement Parse(string json)
     {
         try
         {
+            JsonElement root = JsonElement.Parse(json, Reading);
             Visit(root);
             return root;
         }
         catch (InvalidOperationException e)
         {
-            throw new JsonException("a string is not valid Unicode", e);
+            throw NotUnicode(e);
         }
     }
+
+    /// <summary>Reads a stream to its end.</summary>
+    /// <exception cref="JsonException">It is not such JSON.</exception>
+    public static async Task<JsonElement> ParseAsync(Stream utf8, CancellationToken cancellation)
+    {
+        try
+        {
+            using JsonDocument document = await JsonDocument.ParseAsync(utf8, Reading, cancellation).ConfigureAwait(false);
+            Visit(document.RootElement);
+            return document.RootElement.Clone();
+        }
+        catch (InvalidOperationException e)
+        {
+            throw NotUnicode(e);
+        }
+    }
+
+    private static JsonException NotUnicode(InvalidOperationException e) => new("a string is not valid Unicode", e);
 
     /// <summary>Decodes every string once: the parser leaves lone surrogates and broken UTF-8 to whoever reads them.</summary>
     private static void Visit(JsonElement element)

@@ -1,11 +1,15 @@
 using System.CommandLine;
 using System.Diagnostics;
+using System.Numerics.Tensors;
 using Qwen.Runtime.Engine;
-using Qwen.Runtime.Sampling;
 
 namespace Qwen.Host.Commands;
 
 /// <summary><c>qwen bench</c>: how fast one sequence is read and continued here, beside what the memory gives.</summary>
+/// <remarks>
+/// The network and a greedy choice, on this thread: without the queue, the sampler and the stream, whose wake-ups would blur the times
+/// of a small model's steps. That is what llama-bench measures, too.
+/// </remarks>
 internal static class BenchCommand
 {
     public static Command Create(Streams streams)
@@ -23,23 +27,20 @@ internal static class BenchCommand
             int genTokens = AtLeast(2, "--gen-tokens", parsed.GetValue(generate));
             int repeats = AtLeast(1, "--repeat", parsed.GetValue(repeat));
             long start = Stopwatch.GetTimestamp();
-            QwenEngine engine = await model.LoadEngineAsync(parsed, streams, cancellation).ConfigureAwait(false);
-            await using (engine.ConfigureAwait(false))
+            using LoadedModel loaded = await model.LoadModelAsync(parsed, streams, cancellation).ConfigureAwait(false);
+            double loadMs = Stopwatch.GetElapsedTime(start).TotalMilliseconds;
+            if (promptTokens + (long)genTokens > loaded.MaxModelLength)
+                throw new ArgumentException($"--prompt-tokens {promptTokens} and --gen-tokens {genTokens} are more than the {loaded.MaxModelLength} tokens of the model's longest sequence; lower them, or raise --max-model-len.");
+            using var evaluator = new SequenceEvaluator(loaded);
+            var runs = new List<Run>();
+            for (int i = 0; i <= repeats; i++)
             {
-                double loadMs = Stopwatch.GetElapsedTime(start).TotalMilliseconds;
-                if (promptTokens + (long)genTokens > engine.Model.MaxModelLength)
-                    throw new ArgumentException($"--prompt-tokens {promptTokens} and --gen-tokens {genTokens} are more than the {engine.Model.MaxModelLength} tokens of the model's longest sequence; lower them, or raise --max-model-len.");
-                var runs = new List<Run>();
-                for (int i = 0; i <= repeats; i++)
-                {
-                    await streams.NoteAsync(i == 0 ? "warming up\n" : $"run {i} of {repeats}\n").ConfigureAwait(false);
-                    runs.Add(await MeasureAsync(engine, promptTokens, genTokens, cancellation).ConfigureAwait(false));
-                }
-
-                Facts facts = Report(engine.Model, runs[1..], promptTokens, genTokens, loadMs);
-                await facts.WriteAsync(streams.Output, parsed.GetValue(asJson)).ConfigureAwait(false);
+                await streams.NoteAsync(i == 0 ? "warming up\n" : $"run {i} of {repeats}\n").ConfigureAwait(false);
+                runs.Add(Measure(loaded, evaluator, promptTokens, genTokens, cancellation));
             }
 
+            Facts facts = Report(loaded, runs[1..], promptTokens, genTokens, loadMs);
+            await facts.WriteAsync(streams.Output, parsed.GetValue(asJson)).ConfigureAwait(false);
             return 0;
         });
         return command;
@@ -74,21 +75,22 @@ internal static class BenchCommand
         };
     }
 
-    /// <summary>One greedy answer to a prompt of random tokens, which goes on over end-of-sequence tokens.</summary>
-    private static async Task<Run> MeasureAsync(QwenEngine engine, int promptTokens, int genTokens, CancellationToken cancellation)
+    /// <summary>Reads a prompt of random tokens, and continues it greedily over whatever comes.</summary>
+    private static Run Measure(LoadedModel model, SequenceEvaluator evaluator, int promptTokens, int genTokens, CancellationToken cancellation)
     {
         var random = new Random(1);
-        int[] prompt = [.. Enumerable.Range(0, promptTokens).Select(_ => random.Next(engine.Model.Tokenizer.VocabularySize))];
-        var options = new SamplingOptions { Temperature = 0, MaxTokens = genTokens, IgnoreEos = true };
-        long start = Stopwatch.GetTimestamp(), first = 0, last = 0;
-        await foreach (GenerationChunk chunk in engine.GenerateAsync(prompt, options, cancellation).ConfigureAwait(false))
+        int[] prompt = [.. Enumerable.Range(0, promptTokens).Select(_ => random.Next(model.Config.VocabularySize))];
+        evaluator.Reset();
+        long start = Stopwatch.GetTimestamp();
+        int token = TensorPrimitives.IndexOfMax(evaluator.Evaluate(prompt));
+        long first = Stopwatch.GetTimestamp();
+        for (int i = 1; i < genTokens; i++)
         {
-            last = Stopwatch.GetTimestamp();
-            if (first == 0)
-                first = last;
+            cancellation.ThrowIfCancellationRequested();
+            token = TensorPrimitives.IndexOfMax(evaluator.Evaluate([token]));
         }
 
-        return new Run(Stopwatch.GetElapsedTime(start, first).TotalSeconds, Stopwatch.GetElapsedTime(first, last).TotalSeconds);
+        return new Run(Stopwatch.GetElapsedTime(start, first).TotalSeconds, Stopwatch.GetElapsedTime(first).TotalSeconds);
     }
 
     private static long PeakMemory()

@@ -1,4 +1,6 @@
 using System.CommandLine;
+using System.CommandLine.Parsing;
+using System.Text.RegularExpressions;
 using Qwen.Runtime.Engine;
 using Qwen.Runtime.Sampling;
 using Qwen.Runtime.Tokenization;
@@ -6,19 +8,13 @@ using Qwen.Runtime.Tokenization;
 namespace Qwen.Host.Commands;
 
 /// <summary><c>qwen run</c>: one prompt, one answer, and nothing but the answer on standard output.</summary>
-internal static class RunCommand
+internal static partial class RunCommand
 {
     public static Command Create(Streams streams)
     {
         var prompt = new Argument<string[]>("prompt") { Description = "The message; - or nothing reads it from standard input.", Arity = ArgumentArity.ZeroOrMore };
         var system = new Option<string?>("--system") { Description = "A system message." };
         var raw = new Option<bool>("--raw") { Description = "Continues the prompt as it is, without the chat template; control tokens written out in it count." };
-        // What looks like a flag and is none of ours would be taken for a part of the prompt.
-        prompt.Validators.Add(result =>
-        {
-            if (result.Tokens.FirstOrDefault(t => t.Value.StartsWith("--", StringComparison.Ordinal)) is { } unknown)
-                result.AddError($"'{unknown.Value}' is no flag of qwen run");
-        });
         var model = new ModelOptions();
         var sampling = new SamplingFlags();
         var command = new Command("run", "Answers one prompt.") { prompt, system, raw };
@@ -31,6 +27,7 @@ internal static class RunCommand
         sampling.AddTo(command);
         command.SetAction(async (parsed, cancellation) =>
         {
+            CheckFlags(parsed, prompt);
             SamplingOptions options = sampling.Read(parsed);
             string text = await ReadPromptAsync(parsed.GetValue(prompt) ?? [], streams, cancellation).ConfigureAwait(false);
             QwenEngine engine = await model.LoadEngineAsync(parsed, streams, cancellation).ConfigureAwait(false);
@@ -49,6 +46,17 @@ internal static class RunCommand
         });
         return command;
     }
+
+    /// <summary>The parser takes a flag that it does not know for a word of the prompt; a user who wrote one did not mean that.</summary>
+    private static void CheckFlags(ParseResult parsed, Argument prompt)
+    {
+        IEnumerable<Token> words = parsed.GetResult(prompt)?.Tokens ?? [];
+        if (parsed.Tokens.TakeWhile(t => t.Type != TokenType.DoubleDash).Intersect(words).FirstOrDefault(t => Flag().IsMatch(t.Value)) is { } flag)
+            throw new ArgumentException($"'{flag.Value}' is no command or flag of qwen run; write -- before a prompt that begins like one.");
+    }
+
+    [GeneratedRegex("^--?[A-Za-z][A-Za-z0-9-]*(=.*)?$", RegexOptions.Singleline)]
+    private static partial Regex Flag();
 
     private static async Task<string> ReadPromptAsync(string[] words, Streams streams, CancellationToken cancellation)
     {

@@ -15,11 +15,12 @@ internal sealed class SamplingFlags
     private readonly Option<double?> _frequency = new("--frequency-penalty") { Description = "Against tokens of the answer, each time they are there." };
     private readonly Option<ulong?> _seed = new("--seed") { Description = "The same seed gives the same answer." };
     private readonly Option<int?> _maxTokens = new("--max-tokens", "-n") { Description = "Most tokens of the answer." };
+    private readonly Option<bool> _ignoreEos = new("--ignore-eos") { Description = "Goes on after an end-of-sequence token." };
     private readonly Option<string[]> _stop = new("--stop") { Description = "A text that ends the answer; may be repeated." };
 
     public void AddTo(Command command)
     {
-        foreach (Option option in (ReadOnlySpan<Option>)[_temperature, _topP, _topK, _minP, _repetition, _presence, _frequency, _seed, _maxTokens, _stop])
+        foreach (Option option in (ReadOnlySpan<Option>)[_temperature, _topP, _topK, _minP, _repetition, _presence, _frequency, _seed, _maxTokens, _ignoreEos, _stop])
             command.Options.Add(option);
     }
 
@@ -34,6 +35,7 @@ internal sealed class SamplingFlags
         FrequencyPenalty = parsed.GetValue(_frequency),
         Seed = parsed.GetValue(_seed),
         MaxTokens = parsed.GetValue(_maxTokens),
+        IgnoreEos = parsed.GetValue(_ignoreEos),
         Stop = parsed.GetValue(_stop) ?? [],
     };
 }

@@ -28,7 +28,7 @@ internal static partial class RequestLog
         Served(logger, context.Request.Method, path, status, usage.PromptTokens, usage.CompletionTokens, elapsed.TotalSeconds);
     }
 
-    [LoggerMessage(Level = LogLevel.Information, Message = "{Method} {Path} {Status}, {PromptTokens} + {CompletionTokens} tokens, {Seconds:F3} s")]
+    [LoggerMessage(EventId = 1, Level = LogLevel.Information, Message = "{Method} {Path} {Status}, {PromptTokens} + {CompletionTokens} tokens, {Seconds:F3} s")]
     private static partial void Served(ILogger logger, string method, string path, string status, int promptTokens, int completionTokens, double seconds);
 }
 

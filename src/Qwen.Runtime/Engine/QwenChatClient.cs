@@ -82,7 +82,7 @@ public sealed class QwenChatClient(QwenEngine engine) : IChatClient
         };
     }
 
-    private SamplingOptions Sampling(ChatOptions? options)
+    internal SamplingOptions Sampling(ChatOptions? options)
     {
         if (options is null)
             return new SamplingOptions();

@@ -1,0 +1,72 @@
+namespace Qwen.Host.Tests.Commands;
+
+public sealed class ErrorTests
+{
+    [Theory]
+    [InlineData("'fly' is no command or flag of qwen", "fly")]
+    [InlineData("'--colour' is no command or flag of qwen run", "run", "--colour", "red", "Hi")]
+    [InlineData("'--colour' is no command or flag of qwen tokenize", "tokenize", "--colour")]
+    [InlineData("--temperature", "run", "--temperature", "hot", "Hi")]
+    [InlineData("temperature: 200", "run", "--temperature", "200", "Hi")]
+    [InlineData("max_tokens: 0", "run", "--max-tokens", "0", "Hi")]
+    [InlineData("--max-num-seqs: 0 must be between", "run", "--max-num-seqs", "0", "Hi")]
+    [InlineData("--max-num-batched-tokens: 1 must be at least", "run", "--max-num-batched-tokens", "1", "Hi")]
+    [InlineData("--block-size: 9999 must be between", "run", "--block-size", "9999", "Hi")]
+    [InlineData("--threads: -1 must be between", "run", "--threads=-1", "Hi")]
+    [InlineData("--kv-cache-dtype: 'int3' is not known; known are", "run", "--kv-cache-dtype", "int3", "Hi")]
+    [InlineData("--kv-cache-memory: 'lots' is not a number of bytes; write", "run", "--kv-cache-memory", "lots", "Hi")]
+    [InlineData("KV cache", "run", "--kv-cache-memory", "1K", "Hi")]
+    [InlineData("--rope-scaling: is not valid JSON", "run", "--rope-scaling", "{", "Hi")]
+    [InlineData("--rope-scaling", "run", "--rope-scaling", """{"rope_type":"magic","factor":2}""", "Hi")]
+    [InlineData("'/no/such/template'", "run", "--chat-template", "/no/such/template", "Hi")]
+    [InlineData("--model: there is no file or directory '/no/such/model'; give", "run", "--model", "/no/such/model", "Hi")]
+    [InlineData("--model: there is no file or directory '/no/such/model'; give", "tokenize", "--model", "/no/such/model")]
+    [InlineData("--model: there is no file or directory '/no/such/model'; give", "render", "--model", "/no/such/model")]
+    [InlineData("--model: there is no file or directory '/no/such/model'; give", "inspect", "--model", "/no/such/model")]
+    [InlineData("shape 'qwen9' is not known; known are", "bench", "--model", "synthetic:qwen9")]
+    [InlineData("There is no prompt; give it", "run")]
+    [InlineData("--system has no place", "run", "--raw", "--system", "x", "Hi")]
+    [InlineData("The prompt has", "run", "--max-model-len", "8", "Hello there")]
+    [InlineData("--host: 'example' is not an IP address; give", "serve", "--host", "example")]
+    [InlineData("--port: 70000 is not between", "serve", "--port", "70000")]
+    [InlineData("--max-request-bytes: '0' is not a number of bytes", "serve", "--max-request-bytes", "0")]
+    [InlineData("--gen-tokens: 1 is less than 2", "bench", "--gen-tokens", "1")]
+    [InlineData("--prompt-tokens 1000 and --gen-tokens 100 are more than the 1024 tokens", "bench", "--prompt-tokens", "1000", "--gen-tokens", "100")]
+    public async Task Mistake_GetsOneLine_AndExitCode2(string expected, params string[] args)
+    {
+        Cli result = await Cli.RunAsync(args);
+
+        Assert.Equal(2, result.ExitCode);
+        Assert.Equal("", result.Output);
+        string line = Assert.Single(result.Error.Split('\n', StringSplitOptions.RemoveEmptyEntries));
+        Assert.StartsWith("qwen: ", line, StringComparison.Ordinal);
+        Assert.Contains(expected, line, StringComparison.Ordinal);
+    }
+
+    [Fact]
+    public async Task DamagedModel_GetsOneLine()
+    {
+        string file = Path.Combine(Path.GetTempPath(), $"{Guid.NewGuid():N}.gguf");
+        await File.WriteAllTextAsync(file, "this is no model");
+        try
+        {
+            foreach (string command in (string[])["run", "inspect", "tokenize", "logits", "bench"])
+            {
+                Cli result = await Cli.RunAsync(command == "run" ? [command, "Hi", "--model", file] : [command, "--model", file]);
+                Assert.Equal(2, result.ExitCode);
+                Assert.Contains(Path.GetFileName(file), Assert.Single(result.Error.Split('\n', StringSplitOptions.RemoveEmptyEntries)), StringComparison.Ordinal);
+            }
+        }
+        finally
+        {
+            File.Delete(file);
+        }
+    }
+
+    [Theory]
+    [InlineData("--help")]
+    [InlineData("run", "--help")]
+    [InlineData("serve", "--help")]
+    public async Task Help_Succeeds(params string[] args) =>
+        Assert.Contains(args.Length > 1 ? "--kv-cache-dtype" : "tokenize", (await Cli.SucceedAsync(args)).Output, StringComparison.Ordinal);
+}
