@@ -9,12 +9,12 @@ internal sealed class EventStream(HttpContext context)
 {
     private readonly PipeWriter _body = context.Response.BodyWriter;
 
-    /// <summary>Starts the response: from here on an error can only be an event.</summary>
+    /// <summary>Sends the headers: from here on an error can only be an event.</summary>
     public async Task StartAsync()
     {
         context.Response.ContentType = "text/event-stream; charset=utf-8";
         context.Response.Headers.CacheControl = "no-cache";
-        await context.Response.StartAsync(context.RequestAborted).ConfigureAwait(false);
+        await _body.FlushAsync(context.RequestAborted).ConfigureAwait(false);
     }
 
     /// <summary>Sends an event at once. A slow reader is waited for.</summary>
