@@ -12,8 +12,9 @@ public sealed class StreamingDetokenizer(QwenTokenizer tokenizer, bool skipContr
     private char[] _chars = new char[64];
 
     /// <summary>Adds a token and returns the text that is complete with it.</summary>
-    /// <exception cref="ArgumentOutOfRangeException">The id is outside the vocabulary.</exception>
-    public string Append(int id) => skipControl && tokenizer.IsControl(id) ? "" : Decode(tokenizer.GetBytes(id), flush: false);
+    /// <param name="id">Any id of the model: those beyond the tokenizer's (rows that only pad the embedding) have no text.</param>
+    public string Append(int id) =>
+        id >= tokenizer.VocabularySize || (skipControl && tokenizer.IsControl(id)) ? "" : Decode(tokenizer.GetBytes(id), flush: false);
 
     /// <summary>Ends the text: what waits becomes U+FFFD.</summary>
     public string Flush() => Decode([], flush: true);

@@ -88,6 +88,7 @@ public sealed class QwenTokenizerTests : IDisposable
             Assert.All(pieces, piece => Assert.True(piece.Length == 0 || (!char.IsHighSurrogate(piece[^1]) && !char.IsLowSurrogate(piece[0]))));
         }
 
+        Assert.Equal("", new StreamingDetokenizer(_demo).Append(_demo.VocabularySize + 5)); // a row that pads the embedding
         var emoji = new StreamingDetokenizer(_demo);
         Assert.Equal(["", "", "", "🦙"], Encoding.UTF8.GetBytes("🦙").Select(b => emoji.Append(Enumerable.Range(0, 256).Single(id => _demo.GetBytes(id).SequenceEqual([b])))));
     }
