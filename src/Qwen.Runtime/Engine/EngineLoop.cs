@@ -140,7 +140,7 @@ internal sealed class EngineLoop : IDisposable
             ScheduledSequence<Generation> part = scheduled[i];
             part.Sequence.Advance(part.Tokens);
             if (part.LogitRow >= 0)
-                Sample(part.Sequence, _model.Network.Logits(part.LogitRow));
+                Sample(part.Sequence, _model.Network.Logits(part.LogitRow)[.._model.Tokenizer.VocabularySize]); // rows that pad the embedding are no tokens
         }
 
         Interlocked.Increment(ref _steps);
@@ -153,7 +153,9 @@ internal sealed class EngineLoop : IDisposable
         {
             token = generation.Sample(logits, _sampling);
         }
-        catch (NonFiniteLogitException error)
+#pragma warning disable CA1031 // A non-finite logit, or whatever else one sampler throws, fails its request; the others go on.
+        catch (Exception error)
+#pragma warning restore CA1031
         {
             Fail(generation, error);
             return;

@@ -59,7 +59,7 @@ public sealed class QwenEngine : IAsyncDisposable, IDisposable
     /// <exception cref="NonFiniteLogitException">The network gave NaN or infinity: the weights are damaged or overflow.</exception>
     public IAsyncEnumerable<GenerationChunk> GenerateAsync(IReadOnlyList<int> prompt, SamplingOptions? options = null, CancellationToken cancellation = default)
     {
-        SamplingParameters sampling = (options ?? new SamplingOptions()).Resolve(Model.Defaults, Model.Config.VocabularySize);
+        SamplingParameters sampling = (options ?? new SamplingOptions()).Resolve(Model.Defaults, Model.Tokenizer.VocabularySize);
         CheckPrompt(prompt);
         return StreamAsync(prompt, sampling, cancellation);
     }
@@ -110,8 +110,8 @@ public sealed class QwenEngine : IAsyncDisposable, IDisposable
             throw new InvalidRequestException($"The prompt has {prompt.Count} tokens; the model takes {Model.MaxModelLength}, prompt and answer together.");
         for (int i = 0; i < prompt.Count; i++)
         {
-            if ((uint)prompt[i] >= (uint)Model.Config.VocabularySize)
-                throw new InvalidRequestException($"Token {i} of the prompt, {prompt[i]}, is outside the vocabulary of {Model.Config.VocabularySize}.");
+            if ((uint)prompt[i] >= (uint)Model.Tokenizer.VocabularySize)
+                throw new InvalidRequestException($"Token {i} of the prompt, {prompt[i]}, is outside the vocabulary of {Model.Tokenizer.VocabularySize}.");
         }
     }
 

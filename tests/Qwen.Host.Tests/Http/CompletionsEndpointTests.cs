@@ -60,10 +60,13 @@ public sealed class CompletionsEndpointTests(DemoEngine demo) : IAsyncLifetime
         JsonElement[] pieces = [.. events.Select(e => e.GetProperty("choices")[0])];
         for (int i = 0; i < prompts.Length; i++)
             Assert.Equal(alone[i], string.Concat(pieces.Where(p => p.GetProperty("index").GetInt32() == i).Select(p => p.GetProperty("text").GetString())));
+
+        // Long enough that the last cannot begin after the first has ended, unless they wait for each other.
+        pieces = [.. (await _host.StreamAsync(Path, Body(new JsonArray([.. prompts.Select(p => (JsonNode)p)]), maxTokens: 400))).Select(e => e.GetProperty("choices")[0])];
         int lastStart = Array.FindIndex(pieces, p => p.GetProperty("index").GetInt32() == 2), firstEnd = Array.FindIndex(pieces, p => p.GetProperty("finish_reason").ValueKind == JsonValueKind.String);
         Assert.True(lastStart < firstEnd, "The answers came one after the other, not side by side.");
 
-        static JsonObject Body(JsonNode prompt) => new() { ["prompt"] = prompt, ["max_tokens"] = 8, ["ignore_eos"] = true };
+        static JsonObject Body(JsonNode prompt, int maxTokens = 8) => new() { ["prompt"] = prompt, ["max_tokens"] = maxTokens, ["ignore_eos"] = true };
     }
 
     [Fact]

@@ -46,7 +46,6 @@ public sealed class QwenChatClientTests : IAsyncLifetime, IDisposable
             updates.Add(update);
 
         Assert.Equal("42", string.Concat(updates.Select(u => u.Text)));
-        Assert.True(updates.Count > 1);
         Assert.All(updates[..^1], u => Assert.Null(u.FinishReason));
         Assert.Equal(ChatFinishReason.Stop, updates[^1].FinishReason);
         Assert.Single(updates.Select(u => u.ResponseId).Distinct());
