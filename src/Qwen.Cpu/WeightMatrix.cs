@@ -12,6 +12,9 @@ public enum WeightType : byte
     /// <summary>The upper half of a binary32.</summary>
     BF16,
 
+    /// <summary>OCP E4M3, with scales in a <see cref="ScaleGrid"/>.</summary>
+    F8_E4M3,
+
     /// <summary>Blocks of 32: F16 scale, 4-bit codes less 8.</summary>
     Q4_0,
 
@@ -50,6 +53,37 @@ public enum WeightType : byte
 
     /// <summary>Super-blocks of 256: 8 sub-blocks with 6-bit scales, 4-bit indices into the table of IQ4_NL.</summary>
     IQ4_XS,
+
+    /// <summary>Blocks of 32: F16 scale, int16 zero, 4-bit codes.</summary>
+    Int4G32,
+
+    /// <summary>Blocks of 64: F16 scale, int16 zero, 4-bit codes.</summary>
+    Int4G64,
+
+    /// <summary>Blocks of 128: F16 scale, int16 zero, 4-bit codes.</summary>
+    Int4G128,
+
+    /// <summary>Blocks of 32: F16 scale, int16 zero, 8-bit codes.</summary>
+    Int8G32,
+
+    /// <summary>Blocks of 64: F16 scale, int16 zero, 8-bit codes.</summary>
+    Int8G64,
+
+    /// <summary>Blocks of 128: F16 scale, int16 zero, 8-bit codes.</summary>
+    Int8G128,
+}
+
+/// <summary>Scales of an FP8 matrix.</summary>
+public readonly unsafe struct ScaleGrid(float* values, int blockRows, int blockColumns)
+{
+    /// <summary>Scales, row-major.</summary>
+    public readonly float* Values = values;
+
+    /// <summary>Rows of a block.</summary>
+    public readonly int BlockRows = blockRows;
+
+    /// <summary>Columns of a block.</summary>
+    public readonly int BlockColumns = blockColumns;
 }
 
 /// <summary>A row-major matrix [Rows, Columns] of weights where it lies: usually the mapped bytes of a model file.</summary>
@@ -58,8 +92,16 @@ public enum WeightType : byte
 /// <param name="columns">Input features; a multiple of the type's block.</param>
 /// <param name="data">First byte of row 0; rows follow each other without gaps. No alignment is asked for.</param>
 /// <param name="rowBytes">Bytes of a row.</param>
-public readonly unsafe struct WeightMatrix(WeightType type, int rows, int columns, byte* data, long rowBytes)
+/// <param name="scales">Scales of FP8 codes.</param>
+/// <param name="inputOrder">Order of the inputs.</param>
+public readonly unsafe struct WeightMatrix(WeightType type, int rows, int columns, byte* data, long rowBytes, ScaleGrid scales = default, int* inputOrder = null)
 {
+    /// <summary>Scales of FP8 codes.</summary>
+    public readonly ScaleGrid Scales = scales;
+
+    /// <summary>Column j multiplies x[InputOrder[j]]; null for j itself.</summary>
+    public readonly int* InputOrder = inputOrder;
+
     /// <summary>Storage of the elements.</summary>
     public readonly WeightType Type = type;
 
@@ -82,6 +124,6 @@ public static class WeightTypes
     extension(WeightType type)
     {
         /// <summary>Computed on F32 activations; the others on activations quantized to 8 bits.</summary>
-        public bool IsFloat => type <= WeightType.BF16;
+        public bool IsFloat => type <= WeightType.F8_E4M3;
     }
 }

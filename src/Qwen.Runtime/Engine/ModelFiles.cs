@@ -1,6 +1,5 @@
 using System.Text.Json.Nodes;
 using Qwen.Runtime.Formats;
-using Qwen.Runtime.Models;
 using Qwen.Runtime.Sampling;
 using Qwen.Runtime.Templates;
 using Qwen.Runtime.Tokenization;

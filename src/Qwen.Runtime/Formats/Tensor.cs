@@ -1,4 +1,5 @@
 using System.Collections.Immutable;
+using System.Runtime.CompilerServices;
 
 namespace Qwen.Runtime.Formats;
 
@@ -40,6 +41,15 @@ public sealed unsafe class Tensor
     /// <summary>All bytes.</summary>
     /// <exception cref="OverflowException">More than a span can hold.</exception>
     public ReadOnlySpan<byte> Bytes => new(Data, checked((int)ByteCount));
+
+    /// <summary>An element of an F32, F16 or BF16 tensor.</summary>
+    internal float FloatAt(long index) => Type switch
+    {
+        TensorType.F32 => Unsafe.ReadUnaligned<float>(Data + (index * sizeof(float))),
+        TensorType.F16 => (float)BitConverter.UInt16BitsToHalf(Unsafe.ReadUnaligned<ushort>(Data + (index * sizeof(ushort)))),
+        TensorType.BF16 => BitConverter.UInt32BitsToSingle((uint)Unsafe.ReadUnaligned<ushort>(Data + (index * sizeof(ushort))) << 16),
+        _ => throw new InvalidOperationException($"Tensor '{Name}' is stored as {Type}, not in floats."),
+    };
 
     /// <summary>
     /// Checks that a shape makes sense and lies in <paramref name="available"/> bytes from <paramref name="offset"/> on; the bytes it takes.
