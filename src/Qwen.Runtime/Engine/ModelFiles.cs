@@ -24,7 +24,7 @@ public static class ModelFiles
     {
         if (Directory.Exists(path))
             return QwenTokenizer.Load(path);
-        using Checkpoint checkpoint = Checkpoint.Open(path);
+        using Checkpoint checkpoint = Checkpoint.OpenOutline(path);
         return LoadTokenizer(checkpoint);
     }
 
@@ -35,7 +35,7 @@ public static class ModelFiles
     {
         if (Directory.Exists(path))
             return DirectoryTemplate(path, tokenizer);
-        using Checkpoint checkpoint = Checkpoint.Open(path);
+        using Checkpoint checkpoint = Checkpoint.OpenOutline(path);
         return LoadTemplate(checkpoint, tokenizer);
     }
 
@@ -47,6 +47,8 @@ public static class ModelFiles
     /// <exception cref="ModelFormatException">There is none, or it is damaged.</exception>
     public static QwenTokenizer LoadTokenizer(Checkpoint checkpoint)
     {
+        if (checkpoint.Config is not null)
+            return QwenTokenizer.ByteLevel(checked((int)checkpoint.Require("model.embed_tokens.weight").Shape[0]));
         if (checkpoint.Metadata is not { } metadata)
             return QwenTokenizer.Load(checkpoint.Directory);
         return metadata.Contains("tokenizer.ggml.tokens")
@@ -56,9 +58,9 @@ public static class ModelFiles
 
     internal static ChatTemplate LoadTemplate(Checkpoint checkpoint, QwenTokenizer tokenizer)
     {
-        if (checkpoint.Metadata is not { } metadata)
+        if (checkpoint is { Metadata: null, Config: null })
             return DirectoryTemplate(checkpoint.Directory, tokenizer);
-        return metadata.TryGetString("tokenizer.chat_template", out string? source)
+        return checkpoint.Metadata is { } metadata && metadata.TryGetString("tokenizer.chat_template", out string? source)
             ? ParseTemplate(source, "tokenizer.chat_template", tokenizer)
             : ParseTemplate(ChatMl, "chatml", tokenizer);
     }
@@ -66,7 +68,7 @@ public static class ModelFiles
     internal static GenerationDefaults LoadDefaults(Checkpoint checkpoint)
     {
         string path = Path.Combine(checkpoint.Directory, "generation_config.json");
-        return checkpoint.Metadata is null && File.Exists(path) ? GenerationDefaults.Load(path) : GenerationDefaults.None;
+        return checkpoint is { Metadata: null, Config: null } && File.Exists(path) ? GenerationDefaults.Load(path) : GenerationDefaults.None;
     }
 
     private static ChatTemplate DirectoryTemplate(string directory, QwenTokenizer tokenizer)

@@ -35,12 +35,13 @@ public sealed unsafe class Tensor
     /// <summary>Bytes.</summary>
     public long ByteCount { get; }
 
-    /// <summary>The first byte.</summary>
+    /// <summary>The first byte; null in an outline.</summary>
     public byte* Data { get; }
 
     /// <summary>All bytes.</summary>
     /// <exception cref="OverflowException">More than a span can hold.</exception>
-    public ReadOnlySpan<byte> Bytes => new(Data, checked((int)ByteCount));
+    /// <exception cref="InvalidOperationException">The checkpoint is an outline.</exception>
+    public ReadOnlySpan<byte> Bytes => Data is null ? throw new InvalidOperationException($"Tensor '{Name}' is an outline without bytes.") : new(Data, checked((int)ByteCount));
 
     /// <summary>An element of an F32, F16 or BF16 tensor.</summary>
     internal float FloatAt(long index) => Type switch

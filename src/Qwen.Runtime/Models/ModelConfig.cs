@@ -72,8 +72,12 @@ public sealed record ModelConfig
 
     /// <summary>Reads what the checkpoint says of itself.</summary>
     /// <exception cref="ModelFormatException">The architecture is none of ours, or a field is missing or absurd.</exception>
-    public static ModelConfig Load(Checkpoint checkpoint) =>
-        checkpoint.Metadata is { } metadata ? FromGguf(metadata, checkpoint) : FromJson(Path.Combine(checkpoint.Directory, "config.json"));
+    public static ModelConfig Load(Checkpoint checkpoint) => checkpoint switch
+    {
+        { Metadata: { } metadata } => FromGguf(metadata, checkpoint),
+        { Config: { } config } => FromJson(config, checkpoint.Path),
+        _ => FromJson(Path.Combine(checkpoint.Directory, "config.json")),
+    };
 
     /// <summary>Reads Hugging Face's <c>config.json</c>.</summary>
     public static ModelConfig FromJson(string path)
