@@ -30,12 +30,13 @@ internal readonly record struct GroupPlan(int BlockColumns, int[]? InputOrder)
 
 /// <summary>Brings AWQ's and GPTQ's matrices, whose codes lie input-major in words, to rows of blocks { F16 scale, int16 zero, codes }. Exact: no value changes.</summary>
 /// <remarks>
-/// A piece of work is a block's columns of 128 rows: its codes are read a line of the stored matrix at a time (64 bytes of AWQ's words,
-/// 512 of GPTQ's), packed in pairs while rows lie side by side, and then transposed inside the first-level cache.
+/// A piece of work is a block's columns of 512 rows: its codes are read a line of the stored matrix at a time (256 bytes of AWQ's words,
+/// 2 KB of GPTQ's: lines lie pages apart, so fewer bytes would wait for memory once each), packed in pairs while rows lie side by side,
+/// and then transposed inside the second-level cache.
 /// </remarks>
 internal static unsafe class GroupRepacker
 {
-    private const int TileRows = 128, MostBlockColumns = 128, RunColumns = 64;
+    private const int TileRows = 512, MostBlockColumns = 128, RunColumns = 64;
 
     /// <summary>Finds the blocks for a matrix; false if it has none: groups that 32 columns don't divide, unequal groups in act-order, or scales that F16 can't hold.</summary>
     public static bool TryPlan(GroupQuantizedMatrix matrix, out GroupPlan plan)

@@ -39,9 +39,9 @@ public static class ModelFiles
         return LoadTemplate(checkpoint, tokenizer);
     }
 
-    /// <summary>A template from its source.</summary>
+    /// <summary>A template from its source, with the tokenizer's special tokens as variables.</summary>
     public static ChatTemplate ParseTemplate(string source, string name, QwenTokenizer tokenizer) =>
-        new(source, name, tokenizer.AddedTokens.Where(t => t.IsControl).Select(t => t.Text));
+        new(source, name, tokenizer.AddedTokens.Where(t => t.IsControl).Select(t => t.Text), new TemplateOptions { ModelVariables = tokenizer.SpecialTokens });
 
     /// <summary>The tokenizer of a checkpoint: its folder's, or the one in its metadata.</summary>
     /// <exception cref="ModelFormatException">There is none, or it is damaged.</exception>

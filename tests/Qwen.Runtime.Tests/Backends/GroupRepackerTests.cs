@@ -24,13 +24,13 @@ public sealed unsafe class GroupRepackerTests : IDisposable
         Directory.Delete(_folder, recursive: true);
     }
 
-    /// <summary>The blocks mean exactly the values that were packed; 168 rows are a tile of 128 and a part of one.</summary>
+    /// <summary>The blocks mean exactly the values that were packed; 680 rows are a tile of 512 and a part of one.</summary>
     [Theory]
     [MemberData(nameof(Repacked))]
     public void Blocks_HoldExactlyTheValues(int index)
     {
         Scheme scheme = RepackedSchemes[index];
-        const int Rows = 168, Columns = 256;
+        const int Rows = 680, Columns = 256;
         float[] expected = Write(scheme, Rows, Columns);
         using Checkpoint checkpoint = Checkpoint.Open(_folder);
         using CpuLinearWeights weights = Load(checkpoint, scheme, ("m", Rows, Columns));

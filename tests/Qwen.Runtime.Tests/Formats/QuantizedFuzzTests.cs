@@ -122,7 +122,7 @@ public sealed unsafe class QuantizedFuzzTests
                 break;
             default:
                 JsonObject quantization = (JsonObject)config["quantization_config"]!;
-                JsonObject target = random.Next(4) == 0 && quantization["config_groups"]?["group_0"]?["weights"] is JsonObject weights ? weights : quantization;
+                JsonObject target = random.Next(4) == 0 && ((quantization["config_groups"] as JsonObject)?["group_0"] as JsonObject)?["weights"] is JsonObject weights ? weights : quantization;
                 string[] fields = [.. target.Select(p => p.Key), "bits", "group_size", "weight_block_size", "version", "checkpoint_format", "desc_act", "zero_point"];
                 string? value = Values[random.Next(Values.Length)];
                 target[fields[random.Next(fields.Length)]] = value is null ? null : JsonNode.Parse(value);
