@@ -29,7 +29,7 @@ public sealed unsafe class QuantizedFuzzTests
     [Fact]
     public void DamagedCheckpoints_AreRefusedWithOneException()
     {
-        TinyModel[] models = [.. Schemes.Select((s, i) => new TinyModel(s, i, hidden: 64, intermediate: 64, layers: 1))];
+        TinyModel[] models = [.. Schemes.Select((s, i) => new TinyModel(s, i, hidden: 64, intermediate: i % 2 == 0 ? 64 : 72, layers: 1))];
         using var backend = new CpuBackend(2);
         int loaded = 0;
         for (int seed = 0; seed < Cases; seed++)

@@ -24,16 +24,15 @@ public sealed class QuantizedLogitsTests : IDisposable
     /// <summary>Activations are rounded to 8 bits there: about half a percent of each product.</summary>
     [Theory]
     [MemberData(nameof(Groups))]
-    public void GroupQuantized_IsCloseToItsValues(int index) => Compare(GroupSchemes[index], index, 0.03);
+    public void GroupQuantized_IsCloseToItsValues(int index) => Compare(new TinyModel(GroupSchemes[index], seed: index), GroupSchemes[index], 0.03);
 
-    /// <summary>Computed in floats, so only the order of additions differs.</summary>
+    /// <summary>Computed in floats, so only the order of additions differs. Rows of 200 leave a rest in every loop.</summary>
     [Theory]
     [MemberData(nameof(Floats))]
-    public void FloatWeights_AreTheirValues(int index) => Compare(FloatSchemes[index], index, 1e-5);
+    public void FloatWeights_AreTheirValues(int index) => Compare(new TinyModel(FloatSchemes[index], seed: index, intermediate: 200), FloatSchemes[index], 1e-5);
 
-    private void Compare(Scheme scheme, int seed, double relative)
+    private void Compare(TinyModel tiny, Scheme scheme, double relative)
     {
-        var tiny = new TinyModel(scheme, 100 + seed);
         string quantizedFolder = Path.Combine(_folder, "quantized"), exactFolder = Path.Combine(_folder, "exact");
         TinyModel.Write(quantizedFolder, tiny.Quantized, tiny.QuantizedConfig);
         TinyModel.Write(exactFolder, tiny.Exact, tiny.Config);
