@@ -117,7 +117,7 @@ internal sealed record Scheme
             for (int r = 0; r < rows; r++)
             {
                 zeros[g, r] = HasZeros ? random.Next(most + 1) + offset : middle;
-                scales[(g * rows) + r] = RandomScale(random, 0.03 / most);
+                scales[(g * rows) + r] = RandomScale(random, 0.15 / most);
             }
         }
 

@@ -21,10 +21,10 @@ public sealed class QuantizedLogitsTests : IDisposable
 
     public void Dispose() => Directory.Delete(_folder, recursive: true);
 
-    /// <summary>Activations are rounded to 8 bits there: about half a percent of each product.</summary>
+    /// <summary>Activations are rounded to 8 bits there: the logits of these networks move by half a percent to three; a column or a zero point out of place, by most of their size.</summary>
     [Theory]
     [MemberData(nameof(Groups))]
-    public void GroupQuantized_IsCloseToItsValues(int index) => Compare(new TinyModel(GroupSchemes[index], seed: index), GroupSchemes[index], 0.03);
+    public void GroupQuantized_IsCloseToItsValues(int index) => Compare(new TinyModel(GroupSchemes[index], seed: index), GroupSchemes[index], 0.05);
 
     /// <summary>Computed in floats, so only the order of additions differs. Rows of 200 leave a rest in every loop.</summary>
     [Theory]
