@@ -15,7 +15,6 @@ public sealed unsafe class Projection : IDisposable
     private readonly WorkerPool _pool;
     private readonly NativeBuffer<byte> _scratch;
     private readonly long _scratchPerWorker, _kernelScratch;
-    private readonly long _widenedRows;
     private readonly NativeBuffer<byte> _quantized;
     private readonly NativeBuffer<float> _gathered;
     private readonly long _quantizedBytes;
@@ -29,8 +28,7 @@ public sealed unsafe class Projection : IDisposable
     {
         _pool = pool;
         int blockColumns = checked((maxColumns + QuantizedActivations.BlockColumns - 1) / QuantizedActivations.BlockColumns * QuantizedActivations.BlockColumns);
-        _widenedRows = RoundUp(Math.Max(FloatRows.ScratchBytes(maxColumns), IntegerRows.ScratchBytes(blockColumns)));
-        _kernelScratch = _widenedRows + RoundUp((long)StackedMatrix.TileRows * maxColumns * sizeof(float));
+        _kernelScratch = RoundUp(Math.Max(Float8Rows.ScratchBytes(maxColumns), IntegerRows.ScratchBytes(blockColumns)));
         // Behind the kernel's scratch: a tile of gate and one of up.
         _scratchPerWorker = _kernelScratch + RoundUp(2L * maxTokens * StackedMatrix.TileRows * sizeof(float));
         _scratch = new NativeBuffer<byte>(_scratchPerWorker * pool.Threads);
@@ -104,11 +102,11 @@ public sealed unsafe class Projection : IDisposable
         }
     }
 
-    private void Multiply(
+    private static void Multiply(
         in WeightMatrix w, int from, int to, float* x, long xStride, in QuantizedActivations quantized, int tokens, float* y, long yStride, bool accumulate, float* bias, byte* scratch)
     {
         if (w.Type == WeightType.F8_E4M3)
-            Float8Rows.Multiply(w, from, to, x, xStride, tokens, y, yStride, accumulate, scratch, (float*)(scratch + _widenedRows));
+            Float8Rows.Multiply(w, from, to, x, xStride, tokens, y, yStride, accumulate, scratch);
         else if (w.Type.IsFloat)
             FloatRows.Multiply(w, from, to, x, xStride, tokens, y, yStride, accumulate, scratch);
         else
@@ -157,7 +155,7 @@ public sealed unsafe class Projection : IDisposable
                 int firstRow = (Math.Max(from, first) - first) * StackedMatrix.TileRows;
                 int lastRow = Math.Min((Math.Min(to, w.FirstTile(part + 1)) - first) * StackedMatrix.TileRows, w.Parts[part].Rows);
                 if (firstRow < lastRow)
-                    owner.Multiply(w.Parts[part], firstRow, lastRow, x, xStride, owner._inputs[part], tokens, y + w.FirstRow(part) + firstRow, yStride, accumulate, w.Bias(part), scratch);
+                    Multiply(w.Parts[part], firstRow, lastRow, x, xStride, owner._inputs[part], tokens, y + w.FirstRow(part) + firstRow, yStride, accumulate, w.Bias(part), scratch);
             }
         }
     }
@@ -173,8 +171,8 @@ public sealed unsafe class Projection : IDisposable
             for (int tile = from; tile < to; tile++)
             {
                 int first = tile * StackedMatrix.TileRows, last = Math.Min(first + StackedMatrix.TileRows, w.Parts[0].Rows), rows = last - first;
-                owner.Multiply(w.Parts[0], first, last, x, xStride, owner._inputs[0], tokens, gate, rows, false, w.Bias(0), scratch);
-                owner.Multiply(w.Parts[1], first, last, x, xStride, owner._inputs[1], tokens, up, rows, false, w.Bias(1), scratch);
+                Multiply(w.Parts[0], first, last, x, xStride, owner._inputs[0], tokens, gate, rows, false, w.Bias(0), scratch);
+                Multiply(w.Parts[1], first, last, x, xStride, owner._inputs[1], tokens, up, rows, false, w.Bias(1), scratch);
                 SwiGlu.Apply(gate, up, gate, (long)tokens * rows);
                 for (int t = 0; t < tokens; t++)
                     Unsafe.CopyBlockUnaligned(y + (t * yStride) + first, gate + ((long)t * rows), (uint)rows * sizeof(float));

@@ -73,9 +73,15 @@ public enum WeightType : byte
     Int8G128,
 }
 
-/// <summary>Scales of an FP8 matrix.</summary>
+/// <summary>The scales of an FP8 matrix, one for each block of it: value(r, c) = E4M3(code) * values[r / blockRows, c / blockColumns].</summary>
+/// <param name="values">[ceil(Rows / blockRows), ceil(Columns / blockColumns)], each below 128 in magnitude.</param>
+/// <param name="blockRows">Rows of a block: all of the matrix's for a scale per tensor, 1 for one per channel.</param>
+/// <param name="blockColumns">Columns of a block: a multiple of 16, or at least all of the matrix's.</param>
 public readonly unsafe struct ScaleGrid(float* values, int blockRows, int blockColumns)
 {
+    /// <summary>Scales are below this in magnitude: the kernels multiply them by 2^120.</summary>
+    public const float MaxScale = 128f;
+
     /// <summary>Scales, row-major.</summary>
     public readonly float* Values = values;
 
@@ -92,8 +98,8 @@ public readonly unsafe struct ScaleGrid(float* values, int blockRows, int blockC
 /// <param name="columns">Input features; a multiple of the type's block.</param>
 /// <param name="data">First byte of row 0; rows follow each other without gaps. No alignment is asked for.</param>
 /// <param name="rowBytes">Bytes of a row.</param>
-/// <param name="scales">Scales of FP8 codes.</param>
-/// <param name="inputOrder">Order of the inputs.</param>
+/// <param name="scales">Scales of FP8 codes, of which none may be NaN.</param>
+/// <param name="inputOrder">Column j multiplies x[inputOrder[j]] (GPTQ's act-order); null for x[j]. For quantized types only.</param>
 public readonly unsafe struct WeightMatrix(WeightType type, int rows, int columns, byte* data, long rowBytes, ScaleGrid scales = default, int* inputOrder = null)
 {
     /// <summary>Scales of FP8 codes.</summary>

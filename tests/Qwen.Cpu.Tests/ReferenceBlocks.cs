@@ -11,6 +11,7 @@ internal static class ReferenceBlocks
     [
         WeightType.Q4_0, WeightType.Q4_1, WeightType.Q5_0, WeightType.Q5_1, WeightType.Q8_0, WeightType.Q2_K, WeightType.Q3_K,
         WeightType.Q4_K, WeightType.Q5_K, WeightType.Q6_K, WeightType.Q8_K, WeightType.IQ4_NL, WeightType.IQ4_XS,
+        WeightType.Int4G32, WeightType.Int4G64, WeightType.Int4G128, WeightType.Int8G32, WeightType.Int8G64, WeightType.Int8G128,
     ];
 
     /// <summary>One column: value = Scale * Code + Bias. Bias is null where the format has none.</summary>
@@ -33,6 +34,12 @@ internal static class ReferenceBlocks
         WeightType.Q6_K => (256, 210, 16),
         WeightType.Q8_K => (256, 292, 32),
         WeightType.IQ4_XS => (256, 136, 32),
+        WeightType.Int4G32 => (32, 20, 32),
+        WeightType.Int4G64 => (64, 36, 32),
+        WeightType.Int4G128 => (128, 68, 32),
+        WeightType.Int8G32 => (32, 36, 32),
+        WeightType.Int8G64 => (64, 68, 32),
+        WeightType.Int8G128 => (128, 132, 32),
         _ => throw new ArgumentOutOfRangeException(nameof(type)),
     };
 
@@ -59,6 +66,8 @@ internal static class ReferenceBlocks
                 BinaryPrimitives.WriteHalfLittleEndian(bytes.AsSpan(block + offset), (Half)Scale());
             if (type == WeightType.Q8_K)
                 BinaryPrimitives.WriteSingleLittleEndian(bytes.AsSpan(block), Scale());
+            if (type >= WeightType.Int4G32)
+                BinaryPrimitives.WriteInt16LittleEndian(bytes.AsSpan(block + 2), (short)random.Next(type >= WeightType.Int8G32 ? 257 : 17));
         }
 
         return bytes;
@@ -130,6 +139,14 @@ internal static class ReferenceBlocks
                 int low = (b[(64 * half) + (32 * (plane % 2)) + (k % 32)] >> (4 * (plane / 2))) & 15;
                 int high = (b[128 + (32 * half) + (k % 32)] >> (2 * plane)) & 3;
                 return new((low | (high << 4)) - 32, F16(b[208..]) * (sbyte)b[192 + (k / 16)], null);
+            }
+
+            case >= WeightType.Int4G32:
+            {
+                bool four = type < WeightType.Int8G32;
+                int run = Math.Min(64, Layout(type).Columns);
+                int code = four ? (b[4 + (k / run * (run / 2)) + (k % (run / 2))] >> (k % run < run / 2 ? 0 : 4)) & 15 : b[4 + k];
+                return new(code, F16(b), -(F16(b) * BinaryPrimitives.ReadInt16LittleEndian(b[2..])));
             }
 
             default: throw new ArgumentOutOfRangeException(nameof(type));
