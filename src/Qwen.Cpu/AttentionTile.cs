@@ -8,6 +8,8 @@ namespace Qwen.Cpu;
 /// m is the largest; weights are e^(score - m); lane l of sixteen adds the weights at l, l + 16, .. of the chunk, and the lanes fold;
 /// each output element adds weight * value in fused steps over rising positions, from 0. The chunks of a span of <see cref="Span"/>
 /// positions merge in rising order, and so do the spans (<see cref="SoftmaxState.Merge"/>).
+/// In a quantized cache the score is dot * scale of the key, or fma(dot, scale, bias score) where there is a <see cref="KeyBias"/>; and a
+/// weight is multiplied by the value's scale once the weights are summed.
 /// </remarks>
 internal readonly unsafe struct AttentionTile(
     KvLayer layer, AttentionSequence sequence, int token, int tokens, int kvHead, AttentionShape shape)
@@ -43,7 +45,8 @@ internal readonly unsafe struct AttentionTile(
     {
         int rows = MaxRows(group);
         return (((long)rows * headDim + 15) / 16 * 16) + ((long)rows * Chunk) + ((long)Chunk * width)
-            + (3 * SoftmaxState.Length(rows, width)) + ((rows * 2 + 15) / 16 * 16) + (FloatRows.ScratchBytes(headDim) / sizeof(float));
+            + (3 * SoftmaxState.Length(rows, width)) + ((rows * 2 + 15) / 16 * 16) + (FloatRows.ScratchBytes(headDim) / sizeof(float))
+            + (2 * Chunk) + ((long)rows * Chunk) + (((2 * (long)rows * headDim) + 15) / 16 * 16);
     }
 
     /// <summary>Attends to all positions and writes the rows' outputs.</summary>
@@ -52,7 +55,7 @@ internal readonly unsafe struct AttentionTile(
         where TElement : struct, IFloatElement
     {
         Memory memory = new(this, scratch);
-        GatherQueries(q, qStride, memory.Queries);
+        GatherQueries<TLanes>(q, qStride, memory);
         SoftmaxState total = memory.Total;
         total.Reset();
         PositionRange positions = Positions;
@@ -71,7 +74,7 @@ internal readonly unsafe struct AttentionTile(
         where TElement : struct, IFloatElement
     {
         Memory memory = new(this, scratch);
-        GatherQueries(q, qStride, memory.Queries);
+        GatherQueries<TLanes>(q, qStride, memory);
         RunSpan<TLanes, TElement>(span, memory, result);
     }
 
@@ -87,14 +90,18 @@ internal readonly unsafe struct AttentionTile(
         }
     }
 
-    private void GatherQueries(float* q, long qStride, float* queries)
+    private void GatherQueries<TLanes>(float* q, long qStride, in Memory memory)
+        where TLanes : unmanaged, ILanes<TLanes>
     {
         long group = (long)shape.Group * layer.HeadDim;
         for (int t = 0; t < tokens; t++)
         {
             float* source = q + ((sequence.FirstToken + token + t) * qStride) + (kvHead * group);
-            Buffer.MemoryCopy(source, queries + (t * group), group * sizeof(float), group * sizeof(float));
+            Buffer.MemoryCopy(source, memory.Queries + (t * group), group * sizeof(float), group * sizeof(float));
         }
+
+        if (shape.KeyBias.Exists)
+            shape.KeyBias.Project<TLanes>(memory.Queries, Rows, kvHead, HeadDim, memory.Projected);
     }
 
     private void RunSpan<TLanes, TElement>(int span, in Memory memory, in SoftmaxState result)
@@ -110,14 +117,20 @@ internal readonly unsafe struct AttentionTile(
             if (from >= to)
                 continue;
             Score<TLanes, TElement>(chunk, from, to, memory);
+            if (TElement.Limit != 0)
+                ScaleScores<TLanes>(chunk, from, to, memory);
             memory.Chunk.Reset();
             for (int r = 0; r < Rows; r++)
             {
                 int position = FirstPosition + (r / shape.Group);
                 PositionRange range = new(Math.Max(shape.WindowStart(position), from) - chunk, Math.Min(position + 1, to) - chunk);
                 memory.Ranges[r] = range;
-                if (range.From < range.To)
-                    Exponentiate<TLanes>(memory.Scores + ((long)r * Chunk), range, shape.Scale, out memory.Chunk.Max[r], out memory.Chunk.Sum[r]);
+                if (range.From >= range.To)
+                    continue;
+                float* row = memory.Scores + ((long)r * Chunk);
+                Exponentiate<TLanes>(row, range, shape.Scale, out memory.Chunk.Max[r], out memory.Chunk.Sum[r]);
+                if (TElement.Limit != 0)
+                    Multiply<TLanes>(row, memory.ValueScales, range.From & ~15, range.To);
             }
 
             Accumulate<TLanes, TElement>(chunk, from, to, memory);
@@ -134,12 +147,52 @@ internal readonly unsafe struct AttentionTile(
         FloatVectors queries = new(memory.Queries, layer.HeadDim, Rows);
         while (from < to)
         {
-            byte* keys = layer.Keys + Locate(from, to, out int count);
+            long index = Locate(from, to, out int count);
             FloatOutput scores = new(memory.Scores + (from - chunk), Chunk, accumulate: false);
-            FloatRows.Multiply<TLanes, TElement>(new(keys, keyBytes, count), queries, layer.HeadDim, scores, memory.FloatRows);
+            FloatRows.Multiply<TLanes, TElement>(new(layer.Keys + (index * keyBytes), keyBytes, count), queries, layer.HeadDim, scores, memory.FloatRows);
+            if (TElement.Limit != 0)
+            {
+                Copy(layer.KeyScales + index, memory.KeyScales + (from - chunk), count);
+                Copy(layer.ValueScales + index, memory.ValueScales + (from - chunk), count);
+            }
+
             from += count;
         }
     }
+
+    /// <summary>Dot products with codes become scores: the scales of the keys, and what the keys lack of their bias.</summary>
+    private void ScaleScores<TLanes>(int chunk, int from, int to, in Memory memory)
+        where TLanes : unmanaged, ILanes<TLanes>
+    {
+        int first = (from - chunk) & ~15, last = to - chunk;
+        if (!shape.KeyBias.Exists)
+        {
+            for (int r = 0; r < Rows; r++)
+                Multiply<TLanes>(memory.Scores + ((long)r * Chunk), memory.KeyScales, first, last);
+            return;
+        }
+
+        shape.KeyBias.Rotate<TLanes>(memory.Projected, Rows, chunk, HeadDim, memory.Rotated);
+        FloatWeights within = new((byte*)(shape.KeyBias.Within + ((from - chunk) * (long)HeadDim)), HeadDim * sizeof(float), to - from);
+        FloatOutput output = new(memory.BiasScores + (from - chunk), Chunk, accumulate: false);
+        FloatRows.Multiply<TLanes, PanelElement>(within, new(memory.Rotated, HeadDim, Rows), HeadDim, output, memory.FloatRows);
+        for (int r = 0; r < Rows; r++)
+        {
+            float* scores = memory.Scores + ((long)r * Chunk), bias = memory.BiasScores + ((long)r * Chunk);
+            for (int i = first; i < last; i += 16)
+                TLanes.Store(TLanes.MultiplyAdd(TLanes.Load(scores + i), TLanes.Load(memory.KeyScales + i), TLanes.Load(bias + i)), scores + i);
+        }
+    }
+
+    /// <summary>x[i] *= y[i] for whole vectors from first on.</summary>
+    private static void Multiply<TLanes>(float* x, float* y, int first, int last)
+        where TLanes : unmanaged, ILanes<TLanes>
+    {
+        for (int i = first; i < last; i += 16)
+            TLanes.Store(TLanes.Load(x + i) * TLanes.Load(y + i), x + i);
+    }
+
+    private static void Copy(float* source, float* target, int count) => Buffer.MemoryCopy(source, target, count * sizeof(float), count * sizeof(float));
 
     /// <summary>Scores of a row become weights e^(score * scale - max), with their maximum and sum.</summary>
     private static void Exponentiate<TLanes>(float* scores, PositionRange range, float scale, out float max, out float sum)
@@ -178,7 +231,7 @@ internal readonly unsafe struct AttentionTile(
         long valueBytes = (long)layer.HeadDim * TElement.Bytes;
         for (int position = from; position < to;)
         {
-            byte* values = layer.Values + Locate(position, to, out int count);
+            byte* values = layer.Values + (Locate(position, to, out int count) * valueBytes);
             if (direct)
             {
                 int first = position - chunk;
@@ -201,12 +254,12 @@ internal readonly unsafe struct AttentionTile(
         }
     }
 
-    /// <summary>Bytes from the start of the keys, or of the values, to a position; and how many positions follow in its block, up to a limit.</summary>
+    /// <summary>The number of a position's key, and value; and how many positions follow in its block, up to a limit.</summary>
     private long Locate(int position, int limit, out int count)
     {
         (int block, int offset) = Math.DivRem(position, layer.BlockSize);
         count = Math.Min(layer.BlockSize - offset, limit - position);
-        return layer.Offset(sequence.Blocks[block], kvHead, offset);
+        return layer.Index(sequence.Blocks[block], kvHead, offset);
     }
 
     /// <summary>A worker's scratch, cut up for a tile.</summary>
@@ -219,6 +272,11 @@ internal readonly unsafe struct AttentionTile(
         public readonly SoftmaxState Span;
         public readonly SoftmaxState Total;
         public readonly PositionRange* Ranges;
+        public readonly float* KeyScales;
+        public readonly float* ValueScales;
+        public readonly float* BiasScores;
+        public readonly float* Projected;
+        public readonly float* Rotated;
         public readonly byte* FloatRows;
 
         public Memory(in AttentionTile tile, float* scratch)
@@ -232,14 +290,22 @@ internal readonly unsafe struct AttentionTile(
             Total = new(Span.Output + state, rows, width);
             Ranges = (PositionRange*)(Total.Output + state);
             Queries = (float*)Ranges + ((((rows * 2) + 15) / 16) * 16);
-            FloatRows = (byte*)(Queries + ((((long)rows * tile.HeadDim) + 15) / 16 * 16));
+            KeyScales = Queries + ((((long)rows * tile.HeadDim) + 15) / 16 * 16);
+            ValueScales = KeyScales + AttentionTile.Chunk;
+            BiasScores = ValueScales + AttentionTile.Chunk;
+            Projected = BiasScores + ((long)rows * AttentionTile.Chunk);
+            Rotated = Projected + ((long)rows * tile.HeadDim);
+            FloatRows = (byte*)(Projected + (((2 * (long)rows * tile.HeadDim) + 15) / 16 * 16));
         }
     }
 }
 
 /// <summary>What all tiles of a step share.</summary>
-internal readonly struct AttentionShape(int group, int width, float scale, int slidingWindow)
+internal readonly struct AttentionShape(int group, int width, float scale, int slidingWindow, KeyBias keyBias)
 {
+    /// <summary>What the keys of a quantized cache were stored without.</summary>
+    public readonly KeyBias KeyBias = keyBias;
+
     /// <summary>Query heads per key-value head.</summary>
     public readonly int Group = group;
 

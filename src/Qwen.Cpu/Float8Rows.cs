@@ -13,7 +13,6 @@ namespace Qwen.Cpu;
 /// </remarks>
 internal static unsafe class Float8Rows
 {
-    private const float ScaleUnit = 1.329227995784916e36f; // 2^120
     private const int Rows = FloatTile.Rows;
     private const int DirectTokens = 6;
 
@@ -79,14 +78,14 @@ internal static unsafe class Float8Rows
         float* wide = stackalloc float[16];
         for (int first = 0; first < w.Columns; first += w.Scales.BlockColumns)
         {
-            TLanes factor = TLanes.Broadcast(*scale++ * ScaleUnit);
+            TLanes factor = TLanes.Broadcast(*scale++ * Float8Element<E4M3>.Unit);
             int last = (int)Math.Min(w.Columns, (long)first + w.Scales.BlockColumns), k = first;
             for (; k <= last - 16; k += 16)
-                TLanes.Store(Load<TLanes>(codes + k) * factor, values + k);
+                TLanes.Store(Codes<TLanes>(codes + k) * factor, values + k);
             if (k == last)
                 continue;
             Buffer.MemoryCopy(codes + k, staged, 16, last - k);
-            TLanes.Store(Load<TLanes>(staged) * factor, wide);
+            TLanes.Store(Codes<TLanes>(staged) * factor, wide);
             Buffer.MemoryCopy(wide, values + k, (last - k) * sizeof(float), (last - k) * sizeof(float));
         }
     }
@@ -106,26 +105,24 @@ internal static unsafe class Float8Rows
         nint k = 0;
         for (nint block = 0; k < w.Columns; block++)
         {
-            TLanes f0 = TLanes.Broadcast(s0[block] * ScaleUnit), f1 = TLanes.Broadcast(s1[block] * ScaleUnit);
-            TLanes f2 = TLanes.Broadcast(s2[block] * ScaleUnit), f3 = TLanes.Broadcast(s3[block] * ScaleUnit);
+            TLanes f0 = TLanes.Broadcast(s0[block] * Float8Element<E4M3>.Unit), f1 = TLanes.Broadcast(s1[block] * Float8Element<E4M3>.Unit);
+            TLanes f2 = TLanes.Broadcast(s2[block] * Float8Element<E4M3>.Unit), f3 = TLanes.Broadcast(s3[block] * Float8Element<E4M3>.Unit);
             for (nint end = (nint)Math.Min(w.Columns, k + (long)w.Scales.BlockColumns); k < end; k += 16)
             {
                 // A cache line of the next four rows, which lie one after the other.
                 if (Sse.IsSupported)
                     Sse.Prefetch1(w0 + (Rows * (w.RowBytes + k)));
                 sums.MultiplyAdd(
-                    Load<TLanes>(w0 + k) * f0, Load<TLanes>(w1 + k) * f1, Load<TLanes>(w2 + k) * f2, Load<TLanes>(w3 + k) * f3, TLanes.Load(x + k));
+                    Codes<TLanes>(w0 + k) * f0, Codes<TLanes>(w1 + k) * f1, Codes<TLanes>(w2 + k) * f2, Codes<TLanes>(w3 + k) * f3, TLanes.Load(x + k));
             }
         }
 
         y.Store(0, sums.Fold(), count);
     }
 
-    /// <summary>Sixteen codes as E4M3 * 2^-120.</summary>
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    private static TLanes Load<TLanes>(byte* codes)
-        where TLanes : unmanaged, ILanes<TLanes> =>
-        (TLanes.WidenBits((sbyte*)codes) << 20) & TLanes.BroadcastBits(unchecked((int)0x87F00000));
+    private static TLanes Codes<TLanes>(byte* codes)
+        where TLanes : unmanaged, ILanes<TLanes> => Float8Element<E4M3>.LoadUnscaled<TLanes>(codes);
 
     /// <summary>The scales of a row's blocks.</summary>
     private static float* Scales(in WeightMatrix w, int row)

@@ -11,6 +11,9 @@ internal unsafe interface IFloatElement
     /// <summary>Whether the elements lie in main memory, so that asking for them in advance pays.</summary>
     static virtual bool InMemory => true;
 
+    /// <summary>The largest element, where vectors are scaled to fit; 0 where elements stand for themselves.</summary>
+    static virtual float Limit => 0;
+
     /// <summary>Sixteen elements to F32; exact.</summary>
     static abstract TLanes Load<TLanes>(byte* source)
         where TLanes : unmanaged, ILanes<TLanes>;

@@ -35,6 +35,12 @@ internal unsafe interface ILanes<TSelf>
     /// <summary>Stores the low 16 bits of each lane.</summary>
     static abstract void NarrowBits(TSelf value, short* target);
 
+    /// <summary>Stores the low 8 bits of each lane.</summary>
+    static abstract void NarrowBits(TSelf value, sbyte* target);
+
+    /// <summary>Signed integers to floats, rounded to nearest even.</summary>
+    static abstract TSelf ConvertToSingle(TSelf bits);
+
     static abstract TSelf operator +(TSelf a, TSelf b);
 
     static abstract TSelf operator -(TSelf a, TSelf b);

@@ -11,6 +11,31 @@ public enum KvType : byte
 
     /// <summary>IEEE binary32.</summary>
     F32,
+
+    /// <summary>8-bit integers with an F32 scale per token and head: max|x| / 127.</summary>
+    Int8,
+
+    /// <summary>E4M3 with an F32 scale per token and head: max|x| / 448.</summary>
+    F8_E4M3,
+
+    /// <summary>E5M2 with an F32 scale per token and head: max|x| / 57,344.</summary>
+    F8_E5M2,
+}
+
+/// <summary>Facts about <see cref="KvType"/>.</summary>
+public static class KvTypes
+{
+    extension(KvType type)
+    {
+        /// <summary>Codes with a scale per token and head.</summary>
+        public bool IsQuantized => type >= KvType.Int8;
+
+        /// <summary>Bytes of an element.</summary>
+        public int ElementBytes => type.IsQuantized ? 1 : type == KvType.F32 ? sizeof(float) : sizeof(short);
+
+        /// <summary>Bytes of a head's key, or value, at one position, with its scale.</summary>
+        public int VectorBytes(int headDim) => (headDim * type.ElementBytes) + (type.IsQuantized ? sizeof(float) : 0);
+    }
 }
 
 /// <summary>The paged keys and values of one layer: for each of both, [block][head][slot in block][headDim].</summary>
@@ -22,6 +47,12 @@ public readonly unsafe struct KvLayer
 
     /// <summary>First byte of block 0's values.</summary>
     public byte* Values { get; init; }
+
+    /// <summary>Scales of the keys, [block][head][slot in block]; null unless the type is quantized.</summary>
+    public float* KeyScales { get; init; }
+
+    /// <summary>Scales of the values, likewise.</summary>
+    public float* ValueScales { get; init; }
 
     /// <summary>Storage of the elements.</summary>
     public KvType Type { get; init; }
@@ -35,10 +66,11 @@ public readonly unsafe struct KvLayer
     /// <summary>Elements of a head: a multiple of 8, at most 256.</summary>
     public int HeadDim { get; init; }
 
-    /// <summary>Bytes of an element.</summary>
-    public static int ElementBytes(KvType type) => type == KvType.F32 ? sizeof(float) : sizeof(short);
-
     /// <summary>Stores a token's keys and values, rounded to the cache's type.</summary>
+    /// <remarks>
+    /// Quantized types divide a head by its scale and round to nearest even. A head whose largest magnitude is below 1e-30 is stored as
+    /// zeros; one that is not finite gets the scale NaN, which what attends to it then shows.
+    /// </remarks>
     /// <param name="keys">[heads, headDim].</param>
     /// <param name="values">[heads, headDim].</param>
     /// <param name="slot">block * BlockSize + slot in the block.</param>
@@ -55,32 +87,80 @@ public readonly unsafe struct KvLayer
     internal void Write<TLanes>(float* keys, float* values, int slot)
         where TLanes : unmanaged, ILanes<TLanes>
     {
-        (int block, int position) = Math.DivRem(slot, BlockSize);
-        for (int h = 0; h < Heads; h++)
-        {
-            long offset = Offset(block, h, position);
-            Narrow<TLanes>(keys + (h * HeadDim), Keys + offset);
-            Narrow<TLanes>(values + (h * HeadDim), Values + offset);
-        }
-    }
-
-    /// <summary>Bytes from the first key (or value) to that of a head at a slot of a block.</summary>
-    internal long Offset(int block, int head, int slot) => (((((long)block * Heads) + head) * BlockSize) + slot) * HeadDim * ElementBytes(Type);
-
-    private void Narrow<TLanes>(float* row, byte* target)
-        where TLanes : unmanaged, ILanes<TLanes>
-    {
         switch (Type)
         {
             case KvType.F16:
-                FloatElements.Narrow<TLanes, F16Element>(row, target, HeadDim);
+                Write<TLanes, F16Element>(keys, values, slot);
                 break;
             case KvType.BF16:
-                FloatElements.Narrow<TLanes, BF16Element>(row, target, HeadDim);
+                Write<TLanes, BF16Element>(keys, values, slot);
+                break;
+            case KvType.Int8:
+                Write<TLanes, Int8Element>(keys, values, slot);
+                break;
+            case KvType.F8_E4M3:
+                Write<TLanes, Float8Element<E4M3>>(keys, values, slot);
+                break;
+            case KvType.F8_E5M2:
+                Write<TLanes, Float8Element<E5M2>>(keys, values, slot);
                 break;
             default:
-                FloatElements.Narrow<TLanes, F32Element>(row, target, HeadDim);
+                Write<TLanes, F32Element>(keys, values, slot);
                 break;
         }
+    }
+
+    /// <summary>The number of the vector of a head at a slot of a block.</summary>
+    internal long Index(int block, int head, int slot) => ((((long)block * Heads) + head) * BlockSize) + slot;
+
+    private void Write<TLanes, TElement>(float* keys, float* values, int slot)
+        where TLanes : unmanaged, ILanes<TLanes>
+        where TElement : struct, IFloatElement
+    {
+        (int block, int position) = Math.DivRem(slot, BlockSize);
+        for (int h = 0; h < Heads; h++)
+        {
+            long index = Index(block, h, position), offset = index * HeadDim * TElement.Bytes;
+            if (TElement.Limit == 0)
+            {
+                FloatElements.Narrow<TLanes, TElement>(keys + (h * HeadDim), Keys + offset, HeadDim);
+                FloatElements.Narrow<TLanes, TElement>(values + (h * HeadDim), Values + offset, HeadDim);
+            }
+            else
+            {
+                KeyScales[index] = Quantize<TLanes, TElement>(keys + (h * HeadDim), Keys + offset);
+                ValueScales[index] = Quantize<TLanes, TElement>(values + (h * HeadDim), Values + offset);
+            }
+        }
+    }
+
+    /// <summary>Writes a head's codes and returns its scale.</summary>
+    private float Quantize<TLanes, TElement>(float* vector, byte* codes)
+        where TLanes : unmanaged, ILanes<TLanes>
+        where TElement : struct, IFloatElement
+    {
+        float max = 0;
+        bool finite = true;
+        for (int i = 0; i < HeadDim; i++)
+        {
+            max = Math.Max(max, Math.Abs(vector[i]));
+            finite &= float.IsFinite(vector[i]);
+        }
+
+        if (!finite || max < 1e-30f)
+        {
+            new Span<byte>(codes, HeadDim).Clear();
+            return finite ? 0 : float.NaN;
+        }
+
+        float* scaled = stackalloc float[HeadDim];
+        TLanes inverse = TLanes.Broadcast(TElement.Limit / max);
+        int whole = HeadDim & ~15;
+        for (int i = 0; i < whole; i += 16)
+            TLanes.Store(TLanes.Load(vector + i) * inverse, scaled + i);
+        for (int i = whole; i < HeadDim; i++)
+            scaled[i] = vector[i] * (TElement.Limit / max);
+        FloatElements.Narrow<TLanes, TElement>(scaled, codes, HeadDim);
+        return max / TElement.Limit;
     }
 }

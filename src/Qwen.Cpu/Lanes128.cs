@@ -54,6 +54,13 @@ internal readonly unsafe struct Lanes128(Vector128<float> a, Vector128<float> b,
         Vector128.Narrow(value._c.AsInt32(), value._d.AsInt32()).Store(target + 8);
     }
 
+    public static void NarrowBits(Lanes128 value, sbyte* target) => Vector128.Narrow(
+        Vector128.Narrow(value._a.AsInt32(), value._b.AsInt32()), Vector128.Narrow(value._c.AsInt32(), value._d.AsInt32())).Store(target);
+
+    public static Lanes128 ConvertToSingle(Lanes128 bits) => new(
+        Vector128.ConvertToSingle(bits._a.AsInt32()), Vector128.ConvertToSingle(bits._b.AsInt32()),
+        Vector128.ConvertToSingle(bits._c.AsInt32()), Vector128.ConvertToSingle(bits._d.AsInt32()));
+
     public static Lanes128 operator +(Lanes128 x, Lanes128 y) => new(x._a + y._a, x._b + y._b, x._c + y._c, x._d + y._d);
 
     public static Lanes128 operator -(Lanes128 x, Lanes128 y) => new(x._a - y._a, x._b - y._b, x._c - y._c, x._d - y._d);

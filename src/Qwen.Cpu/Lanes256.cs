@@ -37,6 +37,15 @@ internal readonly unsafe struct Lanes256(Vector256<float> a, Vector256<float> b)
 
     public static void NarrowBits(Lanes256 value, short* target) => Vector256.Narrow(value._a.AsInt32(), value._b.AsInt32()).Store(target);
 
+    public static void NarrowBits(Lanes256 value, sbyte* target)
+    {
+        Vector256<short> words = Vector256.Narrow(value._a.AsInt32(), value._b.AsInt32());
+        Vector128.Narrow(words.GetLower(), words.GetUpper()).Store(target);
+    }
+
+    public static Lanes256 ConvertToSingle(Lanes256 bits) =>
+        new(Vector256.ConvertToSingle(bits._a.AsInt32()), Vector256.ConvertToSingle(bits._b.AsInt32()));
+
     public static Lanes256 operator +(Lanes256 x, Lanes256 y) => new(x._a + y._a, x._b + y._b);
 
     public static Lanes256 operator -(Lanes256 x, Lanes256 y) => new(x._a - y._a, x._b - y._b);

@@ -29,6 +29,10 @@ internal readonly unsafe struct Lanes512(Vector512<float> lanes) : ILanes<Lanes5
 
     public static void NarrowBits(Lanes512 value, short* target) => Avx512F.ConvertToVector256Int16(value._v.AsInt32()).Store(target);
 
+    public static void NarrowBits(Lanes512 value, sbyte* target) => Avx512F.ConvertToVector128SByte(value._v.AsInt32()).Store(target);
+
+    public static Lanes512 ConvertToSingle(Lanes512 bits) => new(Vector512.ConvertToSingle(bits._v.AsInt32()));
+
     public static Lanes512 operator +(Lanes512 x, Lanes512 y) => new(x._v + y._v);
 
     public static Lanes512 operator -(Lanes512 x, Lanes512 y) => new(x._v - y._v);

@@ -56,23 +56,24 @@ public static unsafe class PagedAttention
     /// <param name="output">[tokens, queryHeads, headDim], outputStride elements from a token to the next.</param>
     /// <param name="outputStride">Elements from a token of the output to the next.</param>
     /// <param name="scratch"><see cref="ScratchBytes"/>, 64-byte aligned.</param>
+    /// <param name="keyBias">What the keys of a quantized cache were stored without; other types hold it, and it is ignored.</param>
     /// <exception cref="ArgumentException">The heads do not divide, or the head dimension is no multiple of 8 up to 256.</exception>
     public static void Run(
         WorkerPool pool, in KvLayer layer, ReadOnlySpan<AttentionSequence> sequences, float* q, long qStride, int queryHeads, float scale,
-        int slidingWindow, float* output, long outputStride, byte* scratch)
+        int slidingWindow, float* output, long outputStride, byte* scratch, KeyBias keyBias = default)
     {
         if (Lanes512.IsSupported)
-            Run<Lanes512>(pool, layer, sequences, q, qStride, queryHeads, scale, slidingWindow, output, outputStride, scratch, PartialBytes);
+            Run<Lanes512>(pool, layer, sequences, q, qStride, queryHeads, scale, slidingWindow, output, outputStride, scratch, PartialBytes, keyBias);
         else if (Lanes256.IsSupported)
-            Run<Lanes256>(pool, layer, sequences, q, qStride, queryHeads, scale, slidingWindow, output, outputStride, scratch, PartialBytes);
+            Run<Lanes256>(pool, layer, sequences, q, qStride, queryHeads, scale, slidingWindow, output, outputStride, scratch, PartialBytes, keyBias);
         else
-            Run<Lanes128>(pool, layer, sequences, q, qStride, queryHeads, scale, slidingWindow, output, outputStride, scratch, PartialBytes);
+            Run<Lanes128>(pool, layer, sequences, q, qStride, queryHeads, scale, slidingWindow, output, outputStride, scratch, PartialBytes, keyBias);
     }
 
     /// <summary>The same at one instruction-set level, with so much of the scratch for split tiles.</summary>
     internal static void Run<TLanes>(
         WorkerPool pool, in KvLayer layer, ReadOnlySpan<AttentionSequence> sequences, float* q, long qStride, int queryHeads, float scale,
-        int slidingWindow, float* output, long outputStride, byte* scratch, long partialBytes)
+        int slidingWindow, float* output, long outputStride, byte* scratch, long partialBytes, KeyBias keyBias = default)
         where TLanes : unmanaged, ILanes<TLanes>
     {
         ArgumentNullException.ThrowIfNull(pool);
@@ -81,7 +82,7 @@ public static unsafe class PagedAttention
         if (layer.HeadDim is <= 0 or > 256 || layer.HeadDim % 8 != 0)
             throw new ArgumentException($"A head dimension of {layer.HeadDim} is not a multiple of 8 up to 256.", nameof(layer));
 
-        AttentionShape shape = new(queryHeads / layer.Heads, Width(layer.HeadDim), scale, slidingWindow);
+        AttentionShape shape = new(queryHeads / layer.Heads, Width(layer.HeadDim), scale, slidingWindow, layer.Type.IsQuantized ? keyBias : default);
         long workerLength = AttentionTile.ScratchLength(shape.Group, layer.HeadDim, shape.Width);
         float* partials = (float*)scratch, workers = (float*)(scratch + PartialBytes);
         AttentionPlan* plans = (AttentionPlan*)(workers + (pool.Threads * workerLength));
@@ -99,6 +100,15 @@ public static unsafe class PagedAttention
                     break;
                 case KvType.F32:
                     Run<TLanes, F32Element>(pool, step, items, anySplit);
+                    break;
+                case KvType.Int8:
+                    Run<TLanes, Int8Element>(pool, step, items, anySplit);
+                    break;
+                case KvType.F8_E4M3:
+                    Run<TLanes, Float8Element<E4M3>>(pool, step, items, anySplit);
+                    break;
+                case KvType.F8_E5M2:
+                    Run<TLanes, Float8Element<E5M2>>(pool, step, items, anySplit);
                     break;
                 default:
                     throw new UnreachableException($"{layer.Type} is no cache type.");

@@ -23,7 +23,8 @@ public sealed unsafe class PagedAttentionTests
         Random random = new(seed);
         foreach ((int headDim, int kvHeads, int group) in (ReadOnlySpan<(int, int, int)>)[(32, 2, 2), (64, 1, 7), (128, 2, 1), (8, 1, 5), (24, 1, 3), (72, 1, 6), (256, 1, 2), (16, 1, 100)])
         {
-            Cache cache = new(type, random.Next(1, 3) == 1 ? 16 : random.Next(1, 40), kvHeads, headDim, sequences: 3, positions: 700, random);
+            Cache cache = new(
+                type, random.Next(1, 3) == 1 ? 16 : random.Next(1, 40), kvHeads, headDim, sequences: 3, positions: 700, random, hasBias: type.IsQuantized && random.Next(3) != 0);
             (int First, int Tokens)[] batch = [(random.Next(600), 1), (random.Next(500), random.Next(2, 40)), (0, random.Next(1, 30))];
             int window = random.Next(3) == 0 ? random.Next(1, 300) : 0;
             float[] q = Cache.RandomFloats(batch.Sum(s => s.Tokens) * kvHeads * group * headDim, random);
@@ -54,12 +55,15 @@ public sealed unsafe class PagedAttentionTests
     [InlineData(KvType.F16)]
     [InlineData(KvType.BF16)]
     [InlineData(KvType.F32)]
+    [InlineData(KvType.Int8)]
+    [InlineData(KvType.F8_E4M3)]
+    [InlineData(KvType.F8_E5M2)]
     public void Run_GivesTheSameBits_AloneOrInABatch_WholeOrInChunks_OnAnyThreads(KvType type)
     {
         int seed = Environment.TickCount;
         Random random = new(seed);
         const int Group = 4, HeadDim = 64, Heads = 2, Tokens = 300, First = 1400;
-        Cache small = new(type, 16, Heads, HeadDim, 2, First + Tokens, random);
+        Cache small = new(type, 16, Heads, HeadDim, 2, First + Tokens, random, hasBias: type.IsQuantized);
         Cache large = small.WithBlockSize(37, random);
         float[] q = Cache.RandomFloats(2 * Tokens * Heads * Group * HeadDim, random);
         float[] whole = small.Attend(Isa.Avx512, q, [(First, Tokens), (First, Tokens)], Group, 0, threads: 1, partialBytes: 0);
@@ -73,6 +77,67 @@ public sealed unsafe class PagedAttentionTests
             Assert.True(whole.AsSpan(t * width, chunk * width).SequenceEqual(part), $"seed {seed}: tokens {t}..{t + chunk}");
             t += chunk;
         }
+    }
+
+    [Theory]
+    [InlineData(KvType.Int8, 0.02)]
+    [InlineData(KvType.F8_E4M3, 0.05)]
+    [InlineData(KvType.F8_E5M2, 0.1)]
+    public void Run_WithAHugeKeyBias_StaysAccurate_WherePlainQuantizationDoesNot(KvType type, double tolerance)
+    {
+        // As in Qwen2.5: a norm of some 750, nearly all of it in a few channels that turn slowly.
+        const int HeadDim = 64, Heads = 2, Group = 4, Positions = 1500;
+        int seed = Environment.TickCount;
+        Random random = new(seed);
+        float[] bias = Cache.RandomFloats(Heads * HeadDim, random);
+        foreach (int channel in (ReadOnlySpan<int>)[26, 30, 58, 63])
+        {
+            for (int h = 0; h < Heads; h++)
+                bias[(h * HeadDim) + channel] = (random.Next(2) == 0 ? -1 : 1) * (350 + random.Next(50));
+        }
+
+        Assert.InRange(Math.Sqrt(bias.AsSpan(0, HeadDim).ToArray().Sum(b => (double)b * b)), 600, 900);
+        float[] values = Cache.RandomFloats(Positions * Heads * HeadDim, random), keys = Cache.RandomFloats(values.Length, random);
+        float[] biased = [.. keys];
+        for (int p = 0; p < Positions; p++)
+        {
+            for (int h = 0; h < Heads; h++)
+                KeyBiases.AddRotated(bias.AsSpan(h * HeadDim, HeadDim), p, Cache.Magnitude, biased.AsSpan(((p * Heads) + h) * HeadDim, HeadDim));
+        }
+
+        float[] q = Cache.RandomFloats(Heads * Group * HeadDim, random, v => v * 0.5f);
+        float[] exact = Attend(KvType.F32, biased, null);
+        double ours = Error(Attend(type, keys, bias)), plain = Error(Attend(type, biased, null)), unbiased = Error(Attend(type, keys, null), Attend(KvType.F32, keys, null));
+        Assert.True(ours < tolerance && ours < 3 * unbiased && plain > 5 * ours, $"seed {seed}: {type}: {ours:E2} with the bias apart, {plain:E2} with it in the keys, {unbiased:E2} without any");
+
+        float[] Attend(KvType kvType, float[] k, float[]? b) =>
+            new Cache(kvType, 16, Heads, HeadDim, Positions, random, [k], [values], b).Attend(Isa.Avx512, q, [(Positions - 1, 1)], Group, 0, threads: 1, partialBytes: 0);
+
+        double Error(float[] actual, float[]? expected = null)
+        {
+            double error = actual.Zip(expected ?? exact, (a, e) => Math.Pow(a - e, 2)).Sum(), size = (expected ?? exact).Sum(e => Math.Pow(e, 2));
+            return Math.Sqrt(error / size);
+        }
+    }
+
+    [Theory]
+    [InlineData(KvType.Int8)]
+    [InlineData(KvType.F8_E4M3)]
+    [InlineData(KvType.F8_E5M2)]
+    public void Write_ShowsWhatIsNotFinite_AndStoresNothingsAsZeros(KvType type)
+    {
+        Random random = new(5);
+        foreach (float bad in (ReadOnlySpan<float>)[float.NaN, float.PositiveInfinity, float.NegativeInfinity])
+        {
+            Cache cache = new(type, 16, 1, 40, 40, random, [Cache.RandomFloats(40 * 40, random)], [Cache.RandomFloats(40 * 40, random)], null);
+            cache.Spoil(0, position: 20, bad);
+            float[] output = cache.Attend(Isa.Avx512, Cache.RandomFloats(40 * 40, random), [(0, 40)], 1, 0, 1, 0);
+            Assert.All(output[..(20 * 40)], v => Assert.True(float.IsFinite(v)));
+            Assert.All(output[(20 * 40)..], v => Assert.True(float.IsNaN(v)));
+        }
+
+        Cache nothing = new(type, 16, 1, 40, 4, random, [new float[160]], [[.. Enumerable.Repeat(1e-31f, 160)]], null);
+        Assert.All(nothing.Attend(Isa.Avx512, Cache.RandomFloats(160, random), [(0, 4)], 1, 0, 1, 0), v => Assert.Equal(0f, v));
     }
 
     [Fact]
@@ -126,16 +191,24 @@ public sealed unsafe class PagedAttentionTests
         private readonly int _positions;
         private readonly float[][] _keys; // [sequence][position, head, headDim], rounded to the type.
         private readonly float[][] _values;
+        private readonly float[]? _bias; // [head, headDim]
+        private readonly float[][] _keyCodes, _keyScales, _valueCodes, _valueScales;
         private readonly int[][] _blocks;
 
-        public Cache(KvType type, int blockSize, int heads, int headDim, int sequences, int positions, Random random)
-            : this(type, blockSize, heads, headDim, positions, random, Rows(type, sequences, positions * heads * headDim, random), Rows(type, sequences, positions * heads * headDim, random))
+        public const double Magnitude = 1.2;
+
+        public Cache(KvType type, int blockSize, int heads, int headDim, int sequences, int positions, Random random, bool hasBias = false)
+            : this(
+                type, blockSize, heads, headDim, positions, random, Rows(type, sequences, positions * heads * headDim, random),
+                Rows(type, sequences, positions * heads * headDim, random), hasBias ? RandomFloats(heads * headDim, random, v => v * 5) : null)
         {
         }
 
-        private Cache(KvType type, int blockSize, int heads, int headDim, int positions, Random random, float[][] keys, float[][] values)
+        public Cache(KvType type, int blockSize, int heads, int headDim, int positions, Random random, float[][] keys, float[][] values, float[]? bias)
         {
-            (_type, BlockSize, _heads, _headDim, _positions, _keys, _values) = (type, blockSize, heads, headDim, positions, keys, values);
+            (_type, BlockSize, _heads, _headDim, _positions, _keys, _values, _bias) = (type, blockSize, heads, headDim, positions, keys, values, bias);
+            (_keyCodes, _keyScales) = ReferenceKv.Quantize(type, keys, headDim);
+            (_valueCodes, _valueScales) = ReferenceKv.Quantize(type, values, headDim);
             int perSequence = (positions + blockSize - 1) / blockSize;
             int[] scattered = [.. Enumerable.Range(0, perSequence * keys.Length)];
             random.Shuffle(scattered);
@@ -147,10 +220,10 @@ public sealed unsafe class PagedAttentionTests
         public static float[] RandomFloats(int count, Random random, Func<float, float>? map = null) =>
             [.. Enumerable.Range(0, count).Select(_ => (random.NextSingle() * 4) - 2).Select(v => map is null ? v : map(v))];
 
-        public Cache WithBlockSize(int blockSize, Random random) => new(_type, blockSize, _heads, _headDim, _positions, random, _keys, _values);
+        public Cache WithBlockSize(int blockSize, Random random) => new(_type, blockSize, _heads, _headDim, _positions, random, _keys, _values, _bias);
 
-        public KvLayer Layer(byte* keys, byte* values) =>
-            new() { Keys = keys, Values = values, Type = _type, BlockSize = BlockSize, Heads = _heads, HeadDim = _headDim };
+        public KvLayer Layer(byte* keys, byte* values, float* scales, int vectors) =>
+            new() { Keys = keys, Values = values, KeyScales = scales, ValueScales = scales + vectors, Type = _type, BlockSize = BlockSize, Heads = _heads, HeadDim = _headDim };
 
         public void Poison(int sequence, int fromPosition)
         {
@@ -159,13 +232,22 @@ public sealed unsafe class PagedAttentionTests
             _values[sequence].AsSpan(from).Fill(float.PositiveInfinity);
         }
 
+        public void Spoil(int sequence, int position, float value) => _keys[sequence][(position * _heads * _headDim) + 3] = value;
+
         /// <summary>Writes the cache with <see cref="KvLayer.Write"/>, then attends. Each sequence's tokens are (first position, count).</summary>
         public float[] Attend(
             Isa isa, float[] q, (int First, int Tokens)[] batch, int group, int window, int threads, long partialBytes, Action<Action>? repeat = null)
         {
-            long bytes = (long)BlockSize * _heads * _headDim * KvLayer.ElementBytes(_type) * _blocks.Sum(b => b.Length);
+            long bytes = (long)BlockSize * _heads * _headDim * _type.ElementBytes * _blocks.Sum(b => b.Length);
+            int vectors = BlockSize * _heads * _blocks.Sum(b => b.Length);
             using GuardedMemory<byte> keys = new(bytes), values = new(bytes);
-            KvLayer layer = Layer(keys.Pointer, values.Pointer);
+            using GuardedMemory<float> scales = new(2L * vectors);
+            KvLayer layer = Layer(keys.Pointer, values.Pointer, scales.Pointer, vectors);
+            using ChunkRotations rotations = new(_positions, KeyBiases.Frequencies(_headDim), Magnitude);
+            rotations.Reach(_positions);
+            using NativeBuffer<float> biasMemory = new(_heads * _headDim);
+            _bias?.CopyTo(biasMemory.Span);
+            KeyBias bias = _bias is null ? default : new(biasMemory.Pointer, rotations);
             for (int s = 0; s < _keys.Length; s++)
             {
                 fixed (float* k = _keys[s], v = _values[s])
@@ -202,13 +284,13 @@ public sealed unsafe class PagedAttentionTests
                     switch (isa)
                     {
                         case Isa.Avx512 when Lanes512.IsSupported:
-                            PagedAttention.Run<Lanes512>(pool, layer, new(first, batch.Length), from, width, queryHeads, scale, window, to, width, memory, partialBytes);
+                            PagedAttention.Run<Lanes512>(pool, layer, new(first, batch.Length), from, width, queryHeads, scale, window, to, width, memory, partialBytes, bias);
                             break;
                         case Isa.Avx2:
-                            PagedAttention.Run<Lanes256>(pool, layer, new(first, batch.Length), from, width, queryHeads, scale, window, to, width, memory, partialBytes);
+                            PagedAttention.Run<Lanes256>(pool, layer, new(first, batch.Length), from, width, queryHeads, scale, window, to, width, memory, partialBytes, bias);
                             break;
                         default:
-                            PagedAttention.Run<Lanes128>(pool, layer, new(first, batch.Length), from, width, queryHeads, scale, window, to, width, memory, partialBytes);
+                            PagedAttention.Run<Lanes128>(pool, layer, new(first, batch.Length), from, width, queryHeads, scale, window, to, width, memory, partialBytes, bias);
                             break;
                     }
                 }
@@ -251,7 +333,9 @@ public sealed unsafe class PagedAttentionTests
                 state.Max = float.NegativeInfinity;
                 for (int p = from; p < to; p++)
                 {
-                    scores[p - from] = Canonical.Dot(Row(_keys[sequence], p, head), query) * Scale;
+                    float dot = Canonical.Dot(Row(_keyCodes[sequence], p, head), query), keyScale = _keyScales[sequence][(p * _heads) + head];
+                    float score = _bias is null ? dot * keyScale : MathF.FusedMultiplyAdd(dot, keyScale, KeyBiases.Score(query, _bias.AsSpan(head * _headDim, _headDim), p, Magnitude));
+                    scores[p - from] = score * Scale;
                     state.Max = Math.Max(state.Max, scores[p - from]);
                 }
 
@@ -260,7 +344,8 @@ public sealed unsafe class PagedAttentionTests
                 {
                     float weight = Canonical.Exp(scores[p - from] - state.Max);
                     lanes[(p - chunk) % 16] += weight;
-                    ReadOnlySpan<float> value = Row(_values[sequence], p, head);
+                    weight *= _valueScales[sequence][(p * _heads) + head];
+                    ReadOnlySpan<float> value = Row(_valueCodes[sequence], p, head);
                     for (int d = 0; d < _headDim; d++)
                         state.Output[d] = MathF.FusedMultiplyAdd(weight, value[d], state.Output[d]);
                 }
@@ -305,16 +390,18 @@ public sealed unsafe class PagedAttentionTests
             double[] scores = new double[position + 1 - start], result = new double[_headDim];
             for (int p = start; p <= position; p++)
             {
-                ReadOnlySpan<float> key = Row(_keys[sequence], p, head);
+                ReadOnlySpan<float> key = Row(_keyCodes[sequence], p, head);
                 for (int d = 0; d < _headDim; d++)
-                    scores[p - start] += (double)key[d] * q[d] * Scale;
+                    scores[p - start] += (double)key[d] * _keyScales[sequence][(p * _heads) + head] * q[d] * Scale;
+                if (_bias is not null)
+                    scores[p - start] += KeyBiases.ExactScore(q, _bias.AsSpan(head * _headDim, _headDim), p, Magnitude) * Scale;
             }
 
             double max = scores.Max(), sum = scores.Sum(s => Math.Exp(s - max));
             for (int p = start; p <= position; p++)
             {
                 for (int d = 0; d < _headDim; d++)
-                    result[d] += Math.Exp(scores[p - start] - max) / sum * Row(_values[sequence], p, head)[d];
+                    result[d] += Math.Exp(scores[p - start] - max) / sum * Row(_valueCodes[sequence], p, head)[d] * _valueScales[sequence][(p * _heads) + head];
             }
 
             return result;

@@ -29,7 +29,7 @@ internal sealed class ModelOptions
     private readonly Option<int?> _maxModelLength = new("--max-model-len") { Description = "Longest sequence, prompt and answer together; the model's own context if not given." };
     private readonly Option<int> _maxSequences = new("--max-num-seqs") { Description = "Most sequences that run at once.", DefaultValueFactory = _ => Defaults.MaxSequences };
     private readonly Option<int?> _maxBatchedTokens = new("--max-num-batched-tokens") { Description = $"Most tokens in one step; {Defaults.MaxBatchedTokens} if not given, or as many as sequences." };
-    private readonly Option<string> _cacheType = new("--kv-cache-dtype") { Description = "How keys and values are stored: auto (f16), f16, bf16, f32.", DefaultValueFactory = _ => "auto" };
+    private readonly Option<string> _cacheType = new("--kv-cache-dtype") { Description = "How keys and values are stored: auto (f16), f16, bf16, f32, int8, fp8 (fp8_e4m3), fp8_e5m2.", DefaultValueFactory = _ => "auto" };
     private readonly Option<string?> _cacheBytes = new("--kv-cache-memory") { Description = "Bytes for keys and values, such as 2G." };
     private readonly Option<int> _blockSize = new("--block-size") { Description = "Tokens per block of the KV cache.", DefaultValueFactory = _ => Defaults.BlockSize };
     private readonly Option<int> _threads = new("--threads", "-t") { Description = "CPU threads; 0 for all the process may use." };
@@ -100,7 +100,10 @@ internal sealed class ModelOptions
             "auto" or "f16" or "float16" => KvCacheType.F16,
             "bf16" or "bfloat16" => KvCacheType.BF16,
             "f32" or "float32" => KvCacheType.F32,
-            string other => throw new ArgumentException($"--kv-cache-dtype: '{other}' is not known; known are auto, f16, bf16, f32."),
+            "int8" => KvCacheType.Int8,
+            "fp8" or "fp8_e4m3" => KvCacheType.F8_E4M3,
+            "fp8_e5m2" => KvCacheType.F8_E5M2,
+            string other => throw new ArgumentException($"--kv-cache-dtype: '{other}' is not known; known are auto, f16, bf16, f32, int8, fp8, fp8_e4m3, fp8_e5m2."),
             null => Defaults.KvCacheType,
         },
         KvCacheBytes = parsed.GetValue(_cacheBytes) is { } bytes ? Bytes("--kv-cache-memory", bytes) : null,

@@ -16,6 +16,7 @@ public sealed unsafe class CpuBackend : IBackend
     private Projection? _projection;
     private NativeBuffer<float>? _cos, _sin;
     private NativeBuffer<byte>? _attentionScratch;
+    private ChunkRotations? _rotations; // of quantized caches only
     private AttentionSequence[] _sequences = [];
     private Batch _batch = null!; // the step's, from Begin on
     private CpuKvCache _cache = null!;
@@ -32,7 +33,7 @@ public sealed unsafe class CpuBackend : IBackend
 
     /// <summary>Bytes of keys and values of one token over all layers.</summary>
     public static long KvBytesPerToken(ModelConfig config, KvCacheType type) =>
-        2L * config.Layers * config.KvHeads * config.HeadDim * KvLayer.ElementBytes(CpuKvCache.ElementType(type));
+        2L * config.Layers * config.KvHeads * CpuKvCache.ElementType(type).VectorBytes(config.HeadDim);
 
     /// <summary>What the memory gives this backend's threads, in bytes per second.</summary>
     public double MeasureReadBandwidth() => MemoryBandwidth.Measure(_pool);
@@ -68,6 +69,13 @@ public sealed unsafe class CpuBackend : IBackend
         _sin ??= new NativeBuffer<float>((long)_maxTokens * inverseFrequencies.Length);
         Rope.ComputeAngles(batch.Positions, batch.TokenCount, inverseFrequencies, magnitude, _cos.Pointer, _sin.Pointer);
 
+        if (_cache.IsQuantized)
+        {
+            _rotations ??= new ChunkRotations(_cache.Positions, inverseFrequencies, magnitude);
+            for (int t = 0; t < batch.TokenCount; t++)
+                _rotations.Reach(batch.Positions[t]);
+        }
+
         if (_sequences.Length < batch.SequenceCount)
             _sequences = new AttentionSequence[batch.MaxSequences];
         for (int i = 0; i < batch.SequenceCount; i++)
@@ -101,7 +109,7 @@ public sealed unsafe class CpuBackend : IBackend
     {
         var job = new RopeAndStoreJob(
             Values(qkv), qkv.Columns, layer.Heads, layer.QueryNorm is null ? null : Values(layer.QueryNorm), layer.KeyNorm is null ? null : Values(layer.KeyNorm),
-            layer.NormEpsilon, _cos!.Pointer, _sin!.Pointer, _cache.Layer(layer.Layer), _batch.Slots);
+            layer.NormEpsilon, KeyBiasOf(layer), _cos!.Pointer, _sin!.Pointer, _cache.Layer(layer.Layer), _batch.Slots);
         _pool.Run(ref job, _batch.TokenCount, grain: 2);
     }
 
@@ -111,9 +119,10 @@ public sealed unsafe class CpuBackend : IBackend
         _attentionScratch ??= new NativeBuffer<byte>(
             PagedAttention.ScratchBytes(Threads, _batch.MaxSequences, layer.Heads, layer.KvHeads, layer.HeadDim));
         float scale = 1 / MathF.Sqrt(layer.HeadDim);
+        float* bias = KeyBiasOf(layer);
         PagedAttention.Run(
             _pool, _cache.Layer(layer.Layer), _sequences.AsSpan(0, _batch.SequenceCount), Values(qkv), qkv.Columns, layer.Heads, scale, layer.SlidingWindow,
-            Values(attended), attended.Columns, _attentionScratch.Pointer);
+            Values(attended), attended.Columns, _attentionScratch.Pointer, bias is null ? default : new KeyBias(bias, _rotations!));
     }
 
     /// <inheritdoc/>
@@ -137,12 +146,16 @@ public sealed unsafe class CpuBackend : IBackend
         _cos?.Dispose();
         _sin?.Dispose();
         _attentionScratch?.Dispose();
+        _rotations?.Dispose();
         _pool.Dispose();
     }
 
     private static float* Values(Activations activations) => ((CpuActivations)activations).Values;
 
     private static float* Values(VectorWeights weights) => ((CpuVectorWeights)weights).Values;
+
+    /// <summary>The bias that a quantized cache holds the keys without; null for none.</summary>
+    private float* KeyBiasOf(AttentionLayer layer) => _cache.IsQuantized && layer.KeyBias is { } bias ? Values(bias) : null;
 
     private readonly struct EmbedJob(WeightMatrix table, int* tokens, float* hidden, int columns) : IJob
     {
@@ -154,7 +167,7 @@ public sealed unsafe class CpuBackend : IBackend
     }
 
     private readonly struct RopeAndStoreJob(
-        float* qkv, int columns, int heads, float* queryNorm, float* keyNorm, float epsilon, float* cos, float* sin, KvLayer cache, int* slots) : IJob
+        float* qkv, int columns, int heads, float* queryNorm, float* keyNorm, float epsilon, float* keyBias, float* cos, float* sin, KvLayer cache, int* slots) : IJob
     {
         public void Execute(int from, int to, int worker)
         {
@@ -162,6 +175,8 @@ public sealed unsafe class CpuBackend : IBackend
             for (int t = from; t < to; t++)
             {
                 float* queries = qkv + ((long)t * columns), keys = queries + (heads * headDim), values = keys + (cache.Heads * headDim);
+                for (int i = 0; keyBias is not null && i < cache.Heads * headDim; i++)
+                    keys[i] -= keyBias[i];
                 for (float* head = queries; head < values; head += headDim)
                 {
                     float* norm = head < keys ? queryNorm : keyNorm;

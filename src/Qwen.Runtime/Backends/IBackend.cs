@@ -64,8 +64,9 @@ public abstract class KvCache : IDisposable
 /// <param name="QueryNorm">Qwen3's norm of each query head; null for none.</param>
 /// <param name="KeyNorm">Qwen3's norm of each key head; null for none.</param>
 /// <param name="NormEpsilon">Epsilon of those norms.</param>
+/// <param name="KeyBias">Qwen2's bias of the keys, [KvHeads, HeadDim], which the projection adds; null for none. A quantized cache holds keys without it.</param>
 public sealed record AttentionLayer(
-    int Layer, int Heads, int KvHeads, int HeadDim, int SlidingWindow, VectorWeights? QueryNorm, VectorWeights? KeyNorm, float NormEpsilon);
+    int Layer, int Heads, int KvHeads, int HeadDim, int SlidingWindow, VectorWeights? QueryNorm, VectorWeights? KeyNorm, float NormEpsilon, VectorWeights? KeyBias);
 
 /// <summary>
 /// The vocabulary a Qwen network is written in (see <see cref="QwenModel"/>), on memory that the backend itself allocated.

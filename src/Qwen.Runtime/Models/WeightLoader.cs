@@ -52,7 +52,8 @@ internal sealed class WeightLoader(Checkpoint checkpoint, ModelConfig config, IB
                 config.WindowOf(index),
                 config.HasQkNorm ? Norm("self_attn.q_norm", "attn_q_norm", config.HeadDim) : null,
                 config.HasQkNorm ? Norm("self_attn.k_norm", "attn_k_norm", config.HeadDim) : null,
-                config.RmsNormEpsilon),
+                config.RmsNormEpsilon,
+                checkpoint.Tensors.ContainsKey(Name("self_attn.k_proj.bias", "attn_k.bias")) ? Vector(Name("self_attn.k_proj.bias", "attn_k.bias"), keys) : null),
             Output = Linear(queries, (Name("self_attn.o_proj", "attn_output"), config.HiddenSize)),
             PostAttentionNorm = Norm("post_attention_layernorm", "ffn_norm", config.HiddenSize),
             GateUp = Linear(
