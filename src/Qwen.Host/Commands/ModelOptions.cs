@@ -70,8 +70,8 @@ internal sealed class ModelOptions
         LoadAsync(parsed, streams, (path, options, progress) => QwenEngine.LoadAsync(path, options, progress, cancellation));
 
     /// <summary>Loads the model alone.</summary>
-    public Task<LoadedModel> LoadModelAsync(ParseResult parsed, Streams streams, CancellationToken cancellation) =>
-        LoadAsync(parsed, streams, (path, options, progress) => Task.Run(() => LoadedModel.Load(path, options, progress, cancellation), cancellation));
+    public Task<LoadedModel> LoadModelAsync(ParseResult parsed, Streams streams, CancellationToken cancellation, bool profile = false) =>
+        LoadAsync(parsed, streams, (path, options, progress) => Task.Run(() => LoadedModel.Load(path, options with { Profile = profile }, progress, cancellation), cancellation));
 
     private async Task<T> LoadAsync<T>(ParseResult parsed, Streams streams, Func<string?, EngineOptions, IProgress<LoadProgress>?, Task<T>> load)
     {

@@ -30,6 +30,9 @@ public sealed record EngineOptions
     /// <summary>CPU threads; 0 for as many as the process may use.</summary>
     public int Threads { get; init; }
 
+    /// <summary>Notes how long each op of the network takes (<see cref="LoadedModel.Profile"/>); costs a little time itself.</summary>
+    public bool Profile { get; init; }
+
     /// <summary>Replaces the model's own rotary scaling; null to keep it.</summary>
     public RopeScaling? RopeScaling { get; init; }
 

@@ -13,6 +13,7 @@ public sealed class LoadedModel : IDisposable
     private const long MostDefaultCache = 4L << 30;
 
     private readonly CpuBackend _backend;
+    private readonly IBackend _ops; // the backend, or what profiles it
 
     private LoadedModel(Checkpoint checkpoint, EngineOptions options, IProgress<LoadProgress>? progress, CancellationToken cancellation)
     {
@@ -34,10 +35,11 @@ public sealed class LoadedModel : IDisposable
         KvBytesPerToken = CpuBackend.KvBytesPerToken(Config, options.KvCacheType);
         (KvBlocks, MaxModelLength) = SizeCache(Config, options, KvBytesPerToken);
         _backend = new CpuBackend(options.Threads);
+        _ops = options.Profile ? Profile = new ProfiledBackend(_backend) : _backend;
         try
         {
             IProgress<double>? layers = progress is null ? null : new Stage(progress, "loading weights", cancellation);
-            Network = new QwenModel(checkpoint, Config, _backend, options.MaxBatchedTokens, options.MaxSequences, MaxModelLength, layers);
+            Network = new QwenModel(checkpoint, Config, _ops, options.MaxBatchedTokens, options.MaxSequences, MaxModelLength, layers);
             Cache = _backend.AllocateCache(Config, options.KvCacheType, KvBlocks, options.BlockSize);
         }
         catch
@@ -95,6 +97,9 @@ public sealed class LoadedModel : IDisposable
 
     /// <summary>Threads that compute.</summary>
     public int Threads => _backend.Threads;
+
+    /// <summary>How long each op took, where <see cref="EngineOptions.Profile"/> asked for it; else null.</summary>
+    public ProfiledBackend? Profile { get; }
 
     internal QwenModel Network { get; }
 

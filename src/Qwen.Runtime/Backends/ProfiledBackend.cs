@@ -1,0 +1,139 @@
+using System.Diagnostics;
+using Qwen.Runtime.Formats;
+using Qwen.Runtime.Models;
+using Qwen.Runtime.Scheduling;
+
+namespace Qwen.Runtime.Backends;
+
+/// <summary>A backend that notes how long each op takes, by name and shape.</summary>
+/// <remarks>An op is timed until its call returns: on the CPU, until it is done.</remarks>
+/// <param name="backend">What computes; it is disposed with this.</param>
+public sealed class ProfiledBackend(IBackend backend) : IBackend
+{
+    private readonly Dictionary<(string Op, int Outputs, int Inputs), OpTimes> _ops = [];
+
+    /// <summary>The ops called since the last <see cref="Reset"/>, slowest in all first.</summary>
+    public IReadOnlyList<OpTimes> Ops => [.. _ops.Values.Where(o => o.Calls > 0).OrderByDescending(o => o.Ticks)];
+
+    /// <inheritdoc/>
+    public string Name => backend.Name;
+
+    /// <summary>Starts anew.</summary>
+    public void Reset()
+    {
+        foreach (OpTimes op in _ops.Values)
+            (op.Calls, op.Ticks, op.Bytes) = (0, 0, 0);
+    }
+
+    /// <inheritdoc/>
+    public Activations Allocate(int rows, int columns) => backend.Allocate(rows, columns);
+
+    /// <inheritdoc/>
+    public LinearWeights LoadLinear(IReadOnlyList<StoredMatrix> matrices, IReadOnlyList<Tensor?> biases) => backend.LoadLinear(matrices, biases);
+
+    /// <inheritdoc/>
+    public VectorWeights LoadVector(Tensor vector) => backend.LoadVector(vector);
+
+    /// <inheritdoc/>
+    public KvCache AllocateCache(ModelConfig config, KvCacheType type, int blocks, int blockSize) => backend.AllocateCache(config, type, blocks, blockSize);
+
+    /// <inheritdoc/>
+    public void Begin(Batch batch, KvCache cache, ReadOnlySpan<double> inverseFrequencies, double magnitude)
+    {
+        long start = Stopwatch.GetTimestamp();
+        backend.Begin(batch, cache, inverseFrequencies, magnitude);
+        Note(start, nameof(Begin));
+    }
+
+    /// <inheritdoc/>
+    public void Embed(LinearWeights table, Activations hidden)
+    {
+        long start = Stopwatch.GetTimestamp();
+        backend.Embed(table, hidden);
+        Note(start, nameof(Embed));
+    }
+
+    /// <inheritdoc/>
+    public void RmsNorm(Activations x, VectorWeights weight, float epsilon, Activations y, int rows)
+    {
+        long start = Stopwatch.GetTimestamp();
+        backend.RmsNorm(x, weight, epsilon, y, rows);
+        Note(start, nameof(RmsNorm));
+    }
+
+    /// <inheritdoc/>
+    public void Linear(Activations x, LinearWeights weights, Activations y, int rows, bool accumulate = false)
+    {
+        long start = Stopwatch.GetTimestamp();
+        backend.Linear(x, weights, y, rows, accumulate);
+        Note(start, nameof(Linear), weights);
+    }
+
+    /// <inheritdoc/>
+    public void RopeAndStore(Activations qkv, AttentionLayer layer)
+    {
+        long start = Stopwatch.GetTimestamp();
+        backend.RopeAndStore(qkv, layer);
+        Note(start, nameof(RopeAndStore));
+    }
+
+    /// <inheritdoc/>
+    public void Attention(Activations qkv, AttentionLayer layer, Activations attended)
+    {
+        long start = Stopwatch.GetTimestamp();
+        backend.Attention(qkv, layer, attended);
+        Note(start, nameof(Attention));
+    }
+
+    /// <inheritdoc/>
+    public void GatedLinear(Activations x, LinearWeights gateUp, Activations y)
+    {
+        long start = Stopwatch.GetTimestamp();
+        backend.GatedLinear(x, gateUp, y);
+        Note(start, nameof(GatedLinear), gateUp);
+    }
+
+    /// <inheritdoc/>
+    public void SelectLogitRows(Activations hidden, Activations selected)
+    {
+        long start = Stopwatch.GetTimestamp();
+        backend.SelectLogitRows(hidden, selected);
+        Note(start, nameof(SelectLogitRows));
+    }
+
+    /// <inheritdoc/>
+    public Span<float> Read(Activations activations, int row) => backend.Read(activations, row);
+
+    /// <inheritdoc/>
+    public void Dispose() => backend.Dispose();
+
+    private void Note(long start, string op, LinearWeights? weights = null)
+    {
+        long ticks = Stopwatch.GetTimestamp() - start;
+        var key = (op, weights?.Outputs ?? 0, weights?.Inputs ?? 0);
+        if (!_ops.TryGetValue(key, out OpTimes? times))
+            _ops[key] = times = new OpTimes(weights is null ? op : $"{op} [{weights.Outputs}, {weights.Inputs}]");
+        times.Calls++;
+        times.Ticks += ticks;
+        times.Bytes += weights?.ByteCount ?? 0;
+    }
+}
+
+/// <summary>What one kind of op took.</summary>
+/// <param name="name">The op and the shape of its weights.</param>
+public sealed class OpTimes(string name)
+{
+    /// <summary>The op and the shape of its weights.</summary>
+    public string Name { get; } = name;
+
+    /// <summary>Times it ran.</summary>
+    public long Calls { get; internal set; }
+
+    /// <summary>In all.</summary>
+    public TimeSpan Time => Stopwatch.GetElapsedTime(0, Ticks);
+
+    /// <summary>Bytes of weights that all calls read.</summary>
+    public long Bytes { get; internal set; }
+
+    internal long Ticks { get; set; }
+}
