@@ -1,6 +1,11 @@
 namespace Qwen.Cpu;
 
-/// <summary>How the elements of a weight matrix are stored. The quantized types are those of GGUF (ggml's block layouts).</summary>
+/// <summary>How the elements of a weight matrix are stored. Q and IQ types are those of GGUF (ggml's block layouts).</summary>
+/// <remarks>
+/// Int{4,8}G{g} are this engine's own: group-quantized checkpoints (AWQ, GPTQ) are repacked to them once, when they are loaded. A zero lies
+/// in 0..256, so scale * zero is exact in F32. 4-bit codes come in runs of 64 columns, 32 bytes each: byte i holds the code of column i in its
+/// low nibble and that of column 32 + i in its high one. (Int4G32: runs of 32 columns in 16 bytes, as Q4_0.) 8-bit codes come in column order.
+/// </remarks>
 public enum WeightType : byte
 {
     /// <summary>IEEE binary32.</summary>
@@ -11,6 +16,9 @@ public enum WeightType : byte
 
     /// <summary>The upper half of a binary32.</summary>
     BF16,
+
+    /// <summary>OCP 8-bit float with 4 exponent and 3 fraction bits, no infinities (E4M3FN), with a <see cref="ScaleGrid"/>.</summary>
+    F8_E4M3,
 
     /// <summary>Blocks of 32: F16 scale, 4-bit codes less 8.</summary>
     Q4_0,
@@ -50,6 +58,24 @@ public enum WeightType : byte
 
     /// <summary>Super-blocks of 256: 8 sub-blocks with 6-bit scales, 4-bit indices into the table of IQ4_NL.</summary>
     IQ4_XS,
+
+    /// <summary>Blocks of 32: F16 scale, int16 zero, 4-bit codes; value = scale * (code - zero).</summary>
+    Int4G32,
+
+    /// <summary>As Int4G32, in blocks of 64.</summary>
+    Int4G64,
+
+    /// <summary>As Int4G32, in blocks of 128.</summary>
+    Int4G128,
+
+    /// <summary>Blocks of 32: F16 scale, int16 zero, 8-bit unsigned codes; value = scale * (code - zero).</summary>
+    Int8G32,
+
+    /// <summary>As Int8G32, in blocks of 64.</summary>
+    Int8G64,
+
+    /// <summary>As Int8G32, in blocks of 128.</summary>
+    Int8G128,
 }
 
 /// <summary>A row-major matrix [Rows, Columns] of weights where it lies: usually the mapped bytes of a model file.</summary>
@@ -58,7 +84,12 @@ public enum WeightType : byte
 /// <param name="columns">Input features; a multiple of the type's block.</param>
 /// <param name="data">First byte of row 0; rows follow each other without gaps. No alignment is asked for.</param>
 /// <param name="rowBytes">Bytes of a row.</param>
-public readonly unsafe struct WeightMatrix(WeightType type, int rows, int columns, byte* data, long rowBytes)
+/// <param name="scales">Of F8_E4M3, what each element is multiplied with; other types have none.</param>
+/// <param name="inputOrder">
+/// Null, or Columns indices: column j multiplies x[inputOrder[j]] (GPTQ's act-order). For quantized types only; equal orders share a pointer.
+/// </param>
+public readonly unsafe struct WeightMatrix(
+    WeightType type, int rows, int columns, byte* data, long rowBytes, ScaleGrid scales = default, int* inputOrder = null)
 {
     /// <summary>Storage of the elements.</summary>
     public readonly WeightType Type = type;
@@ -74,6 +105,12 @@ public readonly unsafe struct WeightMatrix(WeightType type, int rows, int column
 
     /// <summary>Bytes of a row.</summary>
     public readonly long RowBytes = rowBytes;
+
+    /// <summary>Of F8_E4M3, what each element is multiplied with.</summary>
+    public readonly ScaleGrid Scales = scales;
+
+    /// <summary>Null, or for each column the input feature that it multiplies.</summary>
+    public readonly int* InputOrder = inputOrder;
 }
 
 /// <summary>Facts about <see cref="WeightType"/>.</summary>
@@ -82,6 +119,6 @@ public static class WeightTypes
     extension(WeightType type)
     {
         /// <summary>Computed on F32 activations; the others on activations quantized to 8 bits.</summary>
-        public bool IsFloat => type <= WeightType.BF16;
+        public bool IsFloat => type <= WeightType.F8_E4M3;
     }
 }
