@@ -10,7 +10,9 @@ public static unsafe class Embedding
     public static void Row(in WeightMatrix w, int row, float* destination)
     {
         ArgumentOutOfRangeException.ThrowIfGreaterThanOrEqual((uint)row, (uint)w.Rows, nameof(row));
-        if (w.Type.IsFloat)
+        if (w.Type == WeightType.F8_E4M3)
+            Float8Rows.DequantizeRow(w, row, destination);
+        else if (w.Type.IsFloat)
             FloatRows.DequantizeRow(w, row, destination);
         else
             IntegerRows.DequantizeRow(w, row, destination);

@@ -15,18 +15,28 @@ public sealed unsafe class Projection : IDisposable
     private readonly WorkerPool _pool;
     private readonly NativeBuffer<byte> _scratch;
     private readonly long _scratchPerWorker, _kernelScratch;
+    private readonly long _widenedRows;
     private readonly NativeBuffer<byte> _quantized;
+    private readonly NativeBuffer<float> _gathered;
+    private readonly long _quantizedBytes;
+    private readonly QuantizedActivations[] _inputs = new QuantizedActivations[MaxParts]; // of each part of the matrix in work
+
+    /// <summary>Query, key and value.</summary>
+    private const int MaxParts = 3;
 
     /// <summary>Makes room for products with up to <paramref name="maxTokens"/> tokens of up to <paramref name="maxColumns"/> values.</summary>
     public Projection(WorkerPool pool, int maxTokens, int maxColumns)
     {
         _pool = pool;
         int blockColumns = checked((maxColumns + QuantizedActivations.BlockColumns - 1) / QuantizedActivations.BlockColumns * QuantizedActivations.BlockColumns);
-        _kernelScratch = RoundUp(Math.Max(FloatRows.ScratchBytes(maxColumns), IntegerRows.ScratchBytes(blockColumns)));
+        _widenedRows = RoundUp(Math.Max(FloatRows.ScratchBytes(maxColumns), IntegerRows.ScratchBytes(blockColumns)));
+        _kernelScratch = _widenedRows + RoundUp((long)StackedMatrix.TileRows * maxColumns * sizeof(float));
         // Behind the kernel's scratch: a tile of gate and one of up.
         _scratchPerWorker = _kernelScratch + RoundUp(2L * maxTokens * StackedMatrix.TileRows * sizeof(float));
         _scratch = new NativeBuffer<byte>(_scratchPerWorker * pool.Threads);
-        _quantized = new NativeBuffer<byte>(QuantizedActivations.Bytes(maxTokens, blockColumns));
+        _quantizedBytes = RoundUp(QuantizedActivations.Bytes(maxTokens, blockColumns));
+        _quantized = new NativeBuffer<byte>(_quantizedBytes * MaxParts); // pages are touched only where inputs have several orders
+        _gathered = new NativeBuffer<float>((long)maxTokens * maxColumns);
     }
 
     /// <summary>y[t, r] (+)= W[r, :] . x[t, :] + bias[r].</summary>
@@ -39,7 +49,8 @@ public sealed unsafe class Projection : IDisposable
     /// <param name="accumulate">Adds to what y holds.</param>
     public void Linear(StackedMatrix w, float* x, long xStride, int tokens, float* y, long yStride, bool accumulate)
     {
-        var job = new LinearJob(this, w, x, xStride, Quantize(w, x, xStride, tokens), tokens, y, yStride, accumulate);
+        Quantize(w, x, xStride, tokens);
+        var job = new LinearJob(this, w, x, xStride, tokens, y, yStride, accumulate);
         _pool.Run(ref job, w.Tiles, Grain(w.Tiles));
     }
 
@@ -52,7 +63,8 @@ public sealed unsafe class Projection : IDisposable
     /// <param name="yStride">Floats from row to row of y.</param>
     public void Gated(StackedMatrix gateUp, float* x, long xStride, int tokens, float* y, long yStride)
     {
-        var job = new GatedJob(this, gateUp, x, xStride, Quantize(gateUp, x, xStride, tokens), tokens, y, yStride);
+        Quantize(gateUp, x, xStride, tokens);
+        var job = new GatedJob(this, gateUp, x, xStride, tokens, y, yStride);
         _pool.Run(ref job, gateUp.FirstTile(1), Grain(gateUp.FirstTile(1)));
     }
 
@@ -61,26 +73,43 @@ public sealed unsafe class Projection : IDisposable
     {
         _scratch.Dispose();
         _quantized.Dispose();
+        _gathered.Dispose();
     }
 
     private static long RoundUp(long bytes) => (bytes + 63) & ~63L;
 
     private int Grain(int tiles) => Math.Max(1, tiles / (_pool.Threads * PiecesPerThread));
 
-    /// <summary>The activations as codes, where some part of the matrix computes on those.</summary>
-    private QuantizedActivations Quantize(StackedMatrix w, float* x, long xStride, int tokens)
+    /// <summary>The activations as codes, for the parts of the matrix that compute on those; once for each order of the inputs.</summary>
+    private void Quantize(StackedMatrix w, float* x, long xStride, int tokens)
     {
-        if (!w.HasIntegers)
-            return default;
-        var job = new QuantizeJob(x, xStride, new QuantizedActivations(_quantized.Pointer, tokens, w.Columns));
-        _pool.Run(ref job, tokens);
-        return job.Quantized;
+        ArgumentOutOfRangeException.ThrowIfGreaterThan(w.Parts.Length, MaxParts);
+        for (int part = 0; part < w.Parts.Length; part++)
+        {
+            if (w.Parts[part].Type.IsFloat)
+                continue;
+            int* order = w.Parts[part].InputOrder;
+            int same = 0;
+            while (same < part && (w.Parts[same].Type.IsFloat || w.Parts[same].InputOrder != order))
+                same++;
+            if (same < part)
+            {
+                _inputs[part] = _inputs[same];
+                continue;
+            }
+
+            var job = new QuantizeJob(x, xStride, order, _gathered.Pointer, new QuantizedActivations(_quantized.Pointer + (part * _quantizedBytes), tokens, w.Columns));
+            _pool.Run(ref job, tokens);
+            _inputs[part] = job.Quantized;
+        }
     }
 
-    private static void Multiply(
+    private void Multiply(
         in WeightMatrix w, int from, int to, float* x, long xStride, in QuantizedActivations quantized, int tokens, float* y, long yStride, bool accumulate, float* bias, byte* scratch)
     {
-        if (w.Type.IsFloat)
+        if (w.Type == WeightType.F8_E4M3)
+            Float8Rows.Multiply(w, from, to, x, xStride, tokens, y, yStride, accumulate, scratch, (float*)(scratch + _widenedRows));
+        else if (w.Type.IsFloat)
             FloatRows.Multiply(w, from, to, x, xStride, tokens, y, yStride, accumulate, scratch);
         else
             IntegerRows.Multiply(w, from, to, quantized, tokens, y, yStride, accumulate, scratch);
@@ -94,15 +123,30 @@ public sealed unsafe class Projection : IDisposable
         }
     }
 
-    private readonly struct QuantizeJob(float* x, long xStride, QuantizedActivations quantized) : IJob
+    private readonly struct QuantizeJob(float* x, long xStride, int* order, float* gathered, QuantizedActivations quantized) : IJob
     {
         public QuantizedActivations Quantized => quantized;
 
-        public void Execute(int from, int to, int worker) => ActivationQuantizer.Quantize(x, xStride, from, to, quantized);
+        public void Execute(int from, int to, int worker)
+        {
+            if (order is null)
+            {
+                ActivationQuantizer.Quantize(x, xStride, from, to, quantized);
+                return;
+            }
+
+            for (int t = from; t < to; t++)
+            {
+                for (int k = 0; k < quantized.Columns; k++)
+                    gathered[((long)t * quantized.Columns) + k] = x[(t * xStride) + order[k]];
+            }
+
+            ActivationQuantizer.Quantize(gathered, quantized.Columns, from, to, quantized);
+        }
     }
 
     private readonly struct LinearJob(
-        Projection owner, StackedMatrix w, float* x, long xStride, QuantizedActivations quantized, int tokens, float* y, long yStride, bool accumulate) : IJob
+        Projection owner, StackedMatrix w, float* x, long xStride, int tokens, float* y, long yStride, bool accumulate) : IJob
     {
         public void Execute(int from, int to, int worker)
         {
@@ -113,13 +157,13 @@ public sealed unsafe class Projection : IDisposable
                 int firstRow = (Math.Max(from, first) - first) * StackedMatrix.TileRows;
                 int lastRow = Math.Min((Math.Min(to, w.FirstTile(part + 1)) - first) * StackedMatrix.TileRows, w.Parts[part].Rows);
                 if (firstRow < lastRow)
-                    Multiply(w.Parts[part], firstRow, lastRow, x, xStride, quantized, tokens, y + w.FirstRow(part) + firstRow, yStride, accumulate, w.Bias(part), scratch);
+                    owner.Multiply(w.Parts[part], firstRow, lastRow, x, xStride, owner._inputs[part], tokens, y + w.FirstRow(part) + firstRow, yStride, accumulate, w.Bias(part), scratch);
             }
         }
     }
 
     private readonly struct GatedJob(
-        Projection owner, StackedMatrix w, float* x, long xStride, QuantizedActivations quantized, int tokens, float* y, long yStride) : IJob
+        Projection owner, StackedMatrix w, float* x, long xStride, int tokens, float* y, long yStride) : IJob
     {
         public void Execute(int from, int to, int worker)
         {
@@ -129,8 +173,8 @@ public sealed unsafe class Projection : IDisposable
             for (int tile = from; tile < to; tile++)
             {
                 int first = tile * StackedMatrix.TileRows, last = Math.Min(first + StackedMatrix.TileRows, w.Parts[0].Rows), rows = last - first;
-                Multiply(w.Parts[0], first, last, x, xStride, quantized, tokens, gate, rows, false, w.Bias(0), scratch);
-                Multiply(w.Parts[1], first, last, x, xStride, quantized, tokens, up, rows, false, w.Bias(1), scratch);
+                owner.Multiply(w.Parts[0], first, last, x, xStride, owner._inputs[0], tokens, gate, rows, false, w.Bias(0), scratch);
+                owner.Multiply(w.Parts[1], first, last, x, xStride, owner._inputs[1], tokens, up, rows, false, w.Bias(1), scratch);
                 SwiGlu.Apply(gate, up, gate, (long)tokens * rows);
                 for (int t = 0; t < tokens; t++)
                     Unsafe.CopyBlockUnaligned(y + (t * yStride) + first, gate + ((long)t * rows), (uint)rows * sizeof(float));

@@ -46,7 +46,7 @@ internal static class InspectCommand
 
     private static Facts Model(string path)
     {
-        using Checkpoint checkpoint = Checkpoint.Open(path);
+        using Checkpoint checkpoint = Checkpoint.OpenOutline(path);
         ModelConfig config = ModelConfig.Load(checkpoint);
         QwenTokenizer tokenizer = ModelFiles.LoadTokenizer(checkpoint);
         long weights = checkpoint.Tensors.Values.Sum(t => t.ByteCount), perToken = CpuBackend.KvBytesPerToken(config, KvCacheType.F16);
@@ -54,7 +54,7 @@ internal static class InspectCommand
         {
             { "model", path },
             { "architecture", config.Architecture },
-            { "parameters", checkpoint.Tensors.Values.Sum(t => t.ElementCount) },
+            { "parameters", checkpoint.Tensors.Values.Sum(t => Parameters(t, config)) },
             { "layers", config.Layers },
             { "hidden_size", config.HiddenSize },
             { "intermediate_size", config.IntermediateSize },
@@ -64,10 +64,19 @@ internal static class InspectCommand
             { "context", config.ScaledContext },
             { "rope", Rope(config) },
             { "tokenizer", new Facts { { "tokens", tokenizer.VocabularySize }, { "added_tokens", tokenizer.AddedTokens.Count }, { "nfc", tokenizer.Normalizes } } },
+            { "quantization", Quantization(config) },
             { "tensors", Tensors(checkpoint) },
             { "memory", new Facts { { "weight_bytes", weights }, { "kv_bytes_per_token", perToken }, { "kv_bytes_of_full_context", perToken * config.ScaledContext }, { "total_bytes", weights + (perToken * config.ScaledContext) } } },
         };
     }
+
+    /// <summary>Weights that a tensor holds: several to a word of packed codes, none in what only describes other tensors.</summary>
+    private static long Parameters(Tensor tensor, ModelConfig config) => tensor.Name[(tensor.Name.LastIndexOf('.') + 1)..] switch
+    {
+        "weight" or "bias" => tensor.ElementCount,
+        "qweight" when config.Quantization is { } quantization => tensor.ElementCount * (32 / quantization.Bits),
+        _ => 0,
+    };
 
     private static Facts Rope(ModelConfig config)
     {
@@ -79,6 +88,21 @@ internal static class InspectCommand
             facts.Add("original_context", scaling.OriginalContext);
         }
 
+        return facts;
+    }
+
+    /// <summary>How config.json says the linear layers are quantized; null where it does not.</summary>
+    private static Facts? Quantization(ModelConfig config)
+    {
+        if (config.Quantization is not { } quantization)
+            return null;
+        var facts = new Facts { { "method", quantization.Method }, { "bits", quantization.Bits } };
+        if (quantization.Kind != QuantizationKind.Float8)
+            facts.Add("group_size", quantization.GroupSize < 0 ? "column" : quantization.GroupSize);
+        if (quantization.Kind == QuantizationKind.Gptq)
+            facts.Add("act_order", quantization.DescAct);
+        if (quantization.Block is var (rows, columns))
+            facts.Add("block", $"{rows}x{columns}");
         return facts;
     }
 

@@ -6,7 +6,7 @@ using Qwen.Runtime.Scheduling;
 namespace Qwen.Runtime.Backends;
 
 /// <summary>
-/// The ops on this machine's vector units. Weights stay where the file is mapped; activations are F32. Every result depends on its own
+/// The ops on this machine's vector units. Weights stay where the file is mapped, but for AWQ and GPTQ (see <see cref="CpuLinearWeights"/>); activations are F32. Every result depends on its own
 /// token alone, bit for bit, whatever the batch, the chunking and the number of threads.
 /// </summary>
 public sealed unsafe class CpuBackend : IBackend
@@ -45,9 +45,9 @@ public sealed unsafe class CpuBackend : IBackend
     }
 
     /// <inheritdoc/>
-    public LinearWeights LoadLinear(IReadOnlyList<Tensor> matrices, IReadOnlyList<Tensor?> biases)
+    public LinearWeights LoadLinear(IReadOnlyList<StoredMatrix> matrices, IReadOnlyList<Tensor?> biases)
     {
-        var weights = new CpuLinearWeights(matrices, biases);
+        var weights = new CpuLinearWeights(_pool, matrices, biases);
         _maxColumns = Math.Max(_maxColumns, weights.Inputs);
         return weights;
     }

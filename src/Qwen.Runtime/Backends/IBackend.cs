@@ -30,6 +30,9 @@ public abstract class LinearWeights(int inputs, int outputs) : IDisposable
     /// <summary>Rows of all stacked matrices.</summary>
     public int Outputs { get; } = outputs;
 
+    /// <summary>Bytes a product with one token reads: matrices, scales and biases in the form they are held in.</summary>
+    public abstract long ByteCount { get; }
+
     /// <inheritdoc/>
     public abstract void Dispose();
 }
@@ -78,7 +81,7 @@ public interface IBackend : IDisposable
 
     /// <summary>Takes matrices [outputs, inputs] that share their inputs as one projection, with an optional bias for each.</summary>
     /// <exception cref="ModelFormatException">A type or a shape the backend can't compute on.</exception>
-    LinearWeights LoadLinear(IReadOnlyList<Tensor> matrices, IReadOnlyList<Tensor?> biases);
+    LinearWeights LoadLinear(IReadOnlyList<StoredMatrix> matrices, IReadOnlyList<Tensor?> biases);
 
     /// <summary>Takes a vector.</summary>
     /// <exception cref="ModelFormatException">A type or a shape that is no vector.</exception>

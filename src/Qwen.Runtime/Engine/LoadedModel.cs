@@ -112,9 +112,7 @@ public sealed class LoadedModel : IDisposable
     {
         options = (options ?? new EngineOptions()).Validated();
         path ??= ModelFiles.DemoModel;
-        Checkpoint checkpoint = path.StartsWith(SyntheticCheckpoint.Prefix, StringComparison.Ordinal)
-            ? SyntheticCheckpoint.Create(path, progress is null ? null : new Stage(progress, "making weights", cancellation))
-            : Checkpoint.Open(path);
+        Checkpoint checkpoint = Checkpoint.Open(path, progress is null ? null : new Stage(progress, "making weights", cancellation));
         try
         {
             return new LoadedModel(checkpoint, options, progress, cancellation);

@@ -1,6 +1,5 @@
 using System.Text.Json.Nodes;
 using Qwen.Runtime.Formats;
-using Qwen.Runtime.Models;
 using Qwen.Runtime.Sampling;
 using Qwen.Runtime.Templates;
 using Qwen.Runtime.Tokenization;
@@ -25,7 +24,7 @@ public static class ModelFiles
     {
         if (Directory.Exists(path))
             return QwenTokenizer.Load(path);
-        using Checkpoint checkpoint = Checkpoint.Open(path);
+        using Checkpoint checkpoint = Checkpoint.OpenOutline(path);
         return LoadTokenizer(checkpoint);
     }
 
@@ -36,18 +35,20 @@ public static class ModelFiles
     {
         if (Directory.Exists(path))
             return DirectoryTemplate(path, tokenizer);
-        using Checkpoint checkpoint = Checkpoint.Open(path);
+        using Checkpoint checkpoint = Checkpoint.OpenOutline(path);
         return LoadTemplate(checkpoint, tokenizer);
     }
 
-    /// <summary>A template from its source.</summary>
+    /// <summary>A template from its source, with the tokenizer's special tokens as variables.</summary>
     public static ChatTemplate ParseTemplate(string source, string name, QwenTokenizer tokenizer) =>
-        new(source, name, tokenizer.AddedTokens.Where(t => t.IsControl).Select(t => t.Text));
+        new(source, name, tokenizer.AddedTokens.Where(t => t.IsControl).Select(t => t.Text), new TemplateOptions { ModelVariables = tokenizer.SpecialTokens });
 
     /// <summary>The tokenizer of a checkpoint: its folder's, or the one in its metadata.</summary>
     /// <exception cref="ModelFormatException">There is none, or it is damaged.</exception>
     public static QwenTokenizer LoadTokenizer(Checkpoint checkpoint)
     {
+        if (checkpoint.Config is not null)
+            return QwenTokenizer.ByteLevel(checked((int)checkpoint.Require("model.embed_tokens.weight").Shape[0]));
         if (checkpoint.Metadata is not { } metadata)
             return QwenTokenizer.Load(checkpoint.Directory);
         return metadata.Contains("tokenizer.ggml.tokens")
@@ -57,9 +58,9 @@ public static class ModelFiles
 
     internal static ChatTemplate LoadTemplate(Checkpoint checkpoint, QwenTokenizer tokenizer)
     {
-        if (checkpoint.Metadata is not { } metadata)
+        if (checkpoint is { Metadata: null, Config: null })
             return DirectoryTemplate(checkpoint.Directory, tokenizer);
-        return metadata.TryGetString("tokenizer.chat_template", out string? source)
+        return checkpoint.Metadata is { } metadata && metadata.TryGetString("tokenizer.chat_template", out string? source)
             ? ParseTemplate(source, "tokenizer.chat_template", tokenizer)
             : ParseTemplate(ChatMl, "chatml", tokenizer);
     }
@@ -67,7 +68,7 @@ public static class ModelFiles
     internal static GenerationDefaults LoadDefaults(Checkpoint checkpoint)
     {
         string path = Path.Combine(checkpoint.Directory, "generation_config.json");
-        return checkpoint.Metadata is null && File.Exists(path) ? GenerationDefaults.Load(path) : GenerationDefaults.None;
+        return checkpoint is { Metadata: null, Config: null } && File.Exists(path) ? GenerationDefaults.Load(path) : GenerationDefaults.None;
     }
 
     private static ChatTemplate DirectoryTemplate(string directory, QwenTokenizer tokenizer)

@@ -1,3 +1,5 @@
+using System.Text.Json.Nodes;
+
 namespace Qwen.Runtime.Formats;
 
 /// <summary>The tensors of a model, by name, where its files are mapped. Opening reads only headers; disposing unmaps.</summary>
@@ -5,6 +7,10 @@ public sealed class Checkpoint : IDisposable
 {
     private readonly IReadOnlyList<IDisposable> _memory;
     private readonly Dictionary<string, Tensor> _tensors;
+
+    /// <summary>A checkpoint made in memory, with what its config.json would say.</summary>
+    internal Checkpoint(string path, IEnumerable<Tensor> tensors, JsonObject config, IReadOnlyList<IDisposable> memory)
+        : this(path, tensors, metadata: null, memory) => Config = config;
 
     internal Checkpoint(string path, IEnumerable<Tensor> tensors, GgufMetadata? metadata, IReadOnlyList<IDisposable> memory)
     {
@@ -31,13 +37,24 @@ public sealed class Checkpoint : IDisposable
     /// <summary>GGUF's key-value pairs; null for safetensors.</summary>
     public GgufMetadata? Metadata { get; }
 
+    /// <summary>config.json of a checkpoint made in memory; null where it lies in the directory.</summary>
+    internal JsonObject? Config { get; }
+
     /// <summary>Opens a directory in Hugging Face layout, a <c>.safetensors</c> file or index, a <c>.gguf</c> file (any shard of a split), or makes up a <c>synthetic:</c> one.</summary>
+    /// <param name="path">What to open.</param>
+    /// <param name="progress">The fraction made, of a synthetic one.</param>
     /// <exception cref="ModelFormatException">The files are damaged or of a kind that is not supported.</exception>
     /// <exception cref="IOException">They can't be read.</exception>
-    public static Checkpoint Open(string path)
+    public static Checkpoint Open(string path, IProgress<double>? progress = null) => Open(path, p => SyntheticCheckpoint.Create(p, progress));
+
+    /// <summary>As <see cref="Open(string, IProgress{double}?)"/>, but for what asks for no tensor's bytes: those of a synthetic checkpoint are not made.</summary>
+    /// <inheritdoc cref="Open(string, IProgress{double}?)" path="/exception"/>
+    public static Checkpoint OpenOutline(string path) => Open(path, SyntheticCheckpoint.Outline);
+
+    private static Checkpoint Open(string path, Func<string, Checkpoint> synthetic)
     {
         if (path.StartsWith(SyntheticCheckpoint.Prefix, StringComparison.Ordinal))
-            return SyntheticCheckpoint.Create(path);
+            return synthetic(path);
         if (System.IO.Directory.Exists(path))
             return SafeTensors.OpenDirectory(path);
         if (!File.Exists(path))

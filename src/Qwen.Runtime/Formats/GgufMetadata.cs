@@ -90,15 +90,6 @@ public sealed class GgufMetadata
         return found;
     }
 
-    /// <summary>A truth value, if the key is there.</summary>
-    /// <exception cref="ModelFormatException">It is none.</exception>
-    public bool TryGetBool(string key, out bool value)
-    {
-        bool found = TryGet(key, "true or false", v => v as bool?, out bool? flag);
-        value = flag ?? false;
-        return found;
-    }
-
     /// <summary>A list of strings.</summary>
     /// <exception cref="ModelFormatException">It is missing, or no such list.</exception>
     public GgufStringArray GetStrings(string key) => TryGet(key, "a list of strings", v => v as GgufStringArray, out GgufStringArray? value) ? value! : throw Missing(key);

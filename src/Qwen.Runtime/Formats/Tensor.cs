@@ -1,4 +1,5 @@
 using System.Collections.Immutable;
+using System.Runtime.CompilerServices;
 
 namespace Qwen.Runtime.Formats;
 
@@ -34,12 +35,22 @@ public sealed unsafe class Tensor
     /// <summary>Bytes.</summary>
     public long ByteCount { get; }
 
-    /// <summary>The first byte.</summary>
+    /// <summary>The first byte; null in an outline.</summary>
     public byte* Data { get; }
 
     /// <summary>All bytes.</summary>
     /// <exception cref="OverflowException">More than a span can hold.</exception>
-    public ReadOnlySpan<byte> Bytes => new(Data, checked((int)ByteCount));
+    /// <exception cref="InvalidOperationException">The checkpoint is an outline.</exception>
+    public ReadOnlySpan<byte> Bytes => Data is null ? throw new InvalidOperationException($"Tensor '{Name}' is an outline without bytes.") : new(Data, checked((int)ByteCount));
+
+    /// <summary>An element of an F32, F16 or BF16 tensor.</summary>
+    internal float FloatAt(long index) => Type switch
+    {
+        TensorType.F32 => Unsafe.ReadUnaligned<float>(Data + (index * sizeof(float))),
+        TensorType.F16 => (float)BitConverter.UInt16BitsToHalf(Unsafe.ReadUnaligned<ushort>(Data + (index * sizeof(ushort)))),
+        TensorType.BF16 => BitConverter.UInt32BitsToSingle((uint)Unsafe.ReadUnaligned<ushort>(Data + (index * sizeof(ushort))) << 16),
+        _ => throw new InvalidOperationException($"Tensor '{Name}' is stored as {Type}, not in floats."),
+    };
 
     /// <summary>
     /// Checks that a shape makes sense and lies in <paramref name="available"/> bytes from <paramref name="offset"/> on; the bytes it takes.

@@ -3,7 +3,7 @@ using Qwen.Runtime.Backends;
 namespace Qwen.Runtime.Models;
 
 /// <summary>The weights of one decoder layer, as its backend holds them.</summary>
-internal sealed class DecoderLayer : IDisposable
+internal sealed class DecoderLayer
 {
     public required VectorWeights InputNorm { get; init; }
     public required LinearWeights Qkv { get; init; }
@@ -12,16 +12,4 @@ internal sealed class DecoderLayer : IDisposable
     public required VectorWeights PostAttentionNorm { get; init; }
     public required LinearWeights GateUp { get; init; }
     public required LinearWeights Down { get; init; }
-
-    public void Dispose()
-    {
-        InputNorm.Dispose();
-        Qkv.Dispose();
-        Attention.QueryNorm?.Dispose();
-        Attention.KeyNorm?.Dispose();
-        Output.Dispose();
-        PostAttentionNorm.Dispose();
-        GateUp.Dispose();
-        Down.Dispose();
-    }
 }

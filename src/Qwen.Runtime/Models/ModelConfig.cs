@@ -53,6 +53,9 @@ public sealed record ModelConfig
     /// <summary>Layers from this one on are windowed, where there is a window (Qwen2's <c>max_window_layers</c>).</summary>
     public int FirstWindowedLayer { get; init; }
 
+    /// <summary>How linear layers are quantized; null where they are not, and for GGUF, whose tensors say it themselves.</summary>
+    public QuantizationConfig? Quantization { get; init; }
+
     /// <summary>End-of-sequence ids the config itself names.</summary>
     public IReadOnlyList<int> EosTokenIds { get; init; } = [];
 
@@ -69,15 +72,21 @@ public sealed record ModelConfig
 
     /// <summary>Reads what the checkpoint says of itself.</summary>
     /// <exception cref="ModelFormatException">The architecture is none of ours, or a field is missing or absurd.</exception>
-    public static ModelConfig Load(Checkpoint checkpoint) =>
-        checkpoint.Metadata is { } metadata ? FromGguf(metadata, checkpoint) : FromJson(Path.Combine(checkpoint.Directory, "config.json"));
+    public static ModelConfig Load(Checkpoint checkpoint) => checkpoint switch
+    {
+        { Metadata: { } metadata } => FromGguf(metadata, checkpoint),
+        { Config: { } config } => FromJson(config, checkpoint.Path),
+        _ => FromJson(Path.Combine(checkpoint.Directory, "config.json")),
+    };
 
     /// <summary>Reads Hugging Face's <c>config.json</c>.</summary>
     public static ModelConfig FromJson(string path)
     {
         if (!File.Exists(path))
             throw new ModelFormatException(path, "is missing; a model directory holds config.json beside its weights");
-        return FromJson(JsonFields.Load(path), path);
+        ModelConfig config = FromJson(JsonFields.Load(path), path);
+        string gptq = Path.Combine(Path.GetDirectoryName(path) ?? "", "quantize_config.json");
+        return config.Quantization is null && File.Exists(gptq) ? config with { Quantization = QuantizationConfig.LoadGptq(gptq) } : config;
     }
 
     internal static ModelConfig FromJson(JsonObject json, string path)
@@ -85,8 +94,6 @@ public sealed record ModelConfig
         var fields = new JsonFields(json, path);
         string architecture = fields.String("model_type") ?? throw fields.Error("model_type", "is missing");
         CheckArchitecture(architecture, path);
-        if (fields.Object("quantization_config") is { } quantization)
-            throw new ModelFormatException(path, $"quantization_config: method {quantization["quant_method"]?.ToJsonString() ?? "(none)"} is not supported yet; use the F32, F16 or BF16 weights, or a GGUF file");
         if (fields.String("hidden_act") is { } activation and not "silu")
             throw fields.Error("hidden_act", $"'{activation}' is not supported; Qwen uses silu");
 
@@ -111,6 +118,7 @@ public sealed record ModelConfig
             TiedEmbeddings = fields.Bool("tie_word_embeddings") ?? false,
             SlidingWindow = windowed ? fields.Int("sliding_window") ?? 0 : 0,
             FirstWindowedLayer = fields.Int("max_window_layers") ?? layers,
+            Quantization = fields.Object("quantization_config") is { } quantization ? QuantizationConfig.Parse(quantization, path) : null,
             EosTokenIds = fields.TokenIds("eos_token_id"),
         }.Validated(path);
     }

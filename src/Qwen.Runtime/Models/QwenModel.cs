@@ -10,6 +10,7 @@ namespace Qwen.Runtime.Models;
 public sealed class QwenModel : IDisposable
 {
     private readonly IBackend _ops;
+    private readonly List<IDisposable> _memory = []; // weights and activations
     private readonly LinearWeights _embedding;
     private readonly DecoderLayer[] _layers;
     private readonly VectorWeights _finalNorm;
@@ -24,33 +25,42 @@ public sealed class QwenModel : IDisposable
     /// <param name="maxTokens">Most tokens in a step.</param>
     /// <param name="maxLogitRows">Most rows of logits in a step.</param>
     /// <param name="servedContext">Longest sequence.</param>
-    /// <param name="progress">Layers loaded, as a fraction.</param>
+    /// <param name="progress">The fraction of the layers and the output that is loaded.</param>
     /// <exception cref="ModelFormatException">A tensor is missing, or its shape is not the config's.</exception>
     public QwenModel(Checkpoint checkpoint, ModelConfig config, IBackend ops, int maxTokens, int maxLogitRows, int servedContext, IProgress<double>? progress = null)
     {
         Config = config;
         _ops = ops;
-        var loader = new WeightLoader(checkpoint, config, ops);
-        _embedding = loader.Embedding();
-        _layers = new DecoderLayer[config.Layers];
-        for (int i = 0; i < _layers.Length; i++)
+        try
         {
-            _layers[i] = loader.Layer(i);
-            progress?.Report((i + 1.0) / _layers.Length);
-        }
+            var loader = new WeightLoader(checkpoint, config, ops, _memory);
+            _embedding = loader.Embedding();
+            _layers = new DecoderLayer[config.Layers];
+            for (int i = 0; i < _layers.Length; i++)
+            {
+                _layers[i] = loader.Layer(i);
+                progress?.Report((i + 1.0) / (_layers.Length + 1));
+            }
 
-        _finalNorm = loader.FinalNorm();
-        _output = config.TiedEmbeddings ? _embedding : loader.Output();
-        WeightBytesPerToken = loader.BytesPerToken;
-        _inverseFrequencies = config.RopeScaling.InverseFrequencies(config.HeadDim, config.RopeTheta, config.MaxPositions, servedContext);
-        int queries = config.Heads * config.HeadDim;
-        _hidden = ops.Allocate(maxTokens, config.HiddenSize);
-        _normed = ops.Allocate(maxTokens, config.HiddenSize);
-        _qkv = ops.Allocate(maxTokens, queries + (2 * config.KvHeads * config.HeadDim));
-        _attended = ops.Allocate(maxTokens, queries);
-        _activated = ops.Allocate(maxTokens, config.IntermediateSize);
-        _selected = ops.Allocate(maxLogitRows, config.HiddenSize);
-        _logits = ops.Allocate(maxLogitRows, config.VocabularySize);
+            _finalNorm = loader.FinalNorm();
+            _output = config.TiedEmbeddings ? _embedding : loader.Output();
+            progress?.Report(1);
+            WeightBytesPerToken = loader.BytesPerToken;
+            _inverseFrequencies = config.RopeScaling.InverseFrequencies(config.HeadDim, config.RopeTheta, config.MaxPositions, servedContext);
+            int queries = config.Heads * config.HeadDim;
+            _hidden = Allocate(maxTokens, config.HiddenSize);
+            _normed = Allocate(maxTokens, config.HiddenSize);
+            _qkv = Allocate(maxTokens, queries + (2 * config.KvHeads * config.HeadDim));
+            _attended = Allocate(maxTokens, queries);
+            _activated = Allocate(maxTokens, config.IntermediateSize);
+            _selected = Allocate(maxLogitRows, config.HiddenSize);
+            _logits = Allocate(maxLogitRows, config.VocabularySize);
+        }
+        catch
+        {
+            Dispose();
+            throw;
+        }
     }
 
     /// <summary>The hyperparameters.</summary>
@@ -93,13 +103,14 @@ public sealed class QwenModel : IDisposable
     /// <inheritdoc/>
     public void Dispose()
     {
-        if (_output != _embedding)
-            _output.Dispose();
-        _embedding.Dispose();
-        _finalNorm.Dispose();
-        foreach (DecoderLayer layer in _layers)
-            layer.Dispose();
-        foreach (Activations buffer in (ReadOnlySpan<Activations>)[_hidden, _normed, _qkv, _attended, _activated, _selected, _logits])
-            buffer.Dispose();
+        foreach (IDisposable memory in _memory)
+            memory.Dispose();
+    }
+
+    private Activations Allocate(int rows, int columns)
+    {
+        Activations activations = _ops.Allocate(rows, columns);
+        _memory.Add(activations);
+        return activations;
     }
 }

@@ -1,4 +1,5 @@
 using System.Text.Json.Nodes;
+using Qwen.Runtime.Formats;
 
 namespace Qwen.Runtime.Models;
 

@@ -4,19 +4,27 @@ using Qwen.Runtime.Formats;
 namespace Qwen.Runtime.Models;
 
 /// <summary>Finds each weight of the network in a checkpoint, under Hugging Face's or GGUF's names, and checks its shape.</summary>
-internal sealed class WeightLoader(Checkpoint checkpoint, ModelConfig config, IBackend backend)
+/// <param name="checkpoint">The weights.</param>
+/// <param name="config">The sizes they must have.</param>
+/// <param name="backend">What loads them.</param>
+/// <param name="loaded">Takes what was loaded, as it comes; its owner disposes it.</param>
+internal sealed class WeightLoader(Checkpoint checkpoint, ModelConfig config, IBackend backend, ICollection<IDisposable> loaded)
 {
     private readonly bool _gguf = checkpoint.Metadata is not null;
+    private readonly StoredMatrixReader _matrices = new(checkpoint, config.Quantization);
 
     /// <summary>Bytes of the matrices and vectors that every token reads.</summary>
     public long BytesPerToken { get; private set; }
 
     public LinearWeights Embedding()
     {
-        Tensor table = Matrix(_gguf ? "token_embd.weight" : "model.embed_tokens.weight", config.VocabularySize, config.HiddenSize);
+        StoredMatrix table = _matrices.Read(_gguf ? "token_embd" : "model.embed_tokens", config.VocabularySize, config.HiddenSize);
+        if (table is GroupQuantizedMatrix) // no quantizer does that, and act-order would make no sense of a row
+            throw new ModelFormatException(table.File, $"'{table.Name}': an embedding quantized by groups is not supported");
+        LinearWeights weights = Own(backend.LoadLinear([table], [null]));
         if (config.TiedEmbeddings)
-            BytesPerToken += table.ByteCount;
-        return backend.LoadLinear([table], [null]);
+            BytesPerToken += weights.ByteCount;
+        return weights;
     }
 
     public VectorWeights FinalNorm() => Vector(_gguf ? "output_norm.weight" : "model.norm.weight", config.HiddenSize);
@@ -57,39 +65,32 @@ internal sealed class WeightLoader(Checkpoint checkpoint, ModelConfig config, IB
 
     private LinearWeights Linear(int inputs, params ReadOnlySpan<(string Name, int Outputs)> parts)
     {
-        var matrices = new Tensor[parts.Length];
+        var matrices = new StoredMatrix[parts.Length];
         var biases = new Tensor?[parts.Length];
         for (int i = 0; i < parts.Length; i++)
         {
-            matrices[i] = Matrix(parts[i].Name + ".weight", parts[i].Outputs, inputs);
-            BytesPerToken += matrices[i].ByteCount;
-            if (!checkpoint.Tensors.TryGetValue(parts[i].Name + ".bias", out biases[i]))
-                continue;
-            CheckShape(biases[i]!, parts[i].Outputs);
-            BytesPerToken += biases[i]!.ByteCount;
+            matrices[i] = _matrices.Read(parts[i].Name, parts[i].Outputs, inputs);
+            if (checkpoint.Tensors.TryGetValue(parts[i].Name + ".bias", out biases[i]))
+                StoredMatrixReader.CheckShape(biases[i]!, parts[i].Outputs);
         }
 
-        return backend.LoadLinear(matrices, biases);
-    }
-
-    private Tensor Matrix(string name, int outputs, int inputs)
-    {
-        Tensor matrix = checkpoint.Require(name);
-        CheckShape(matrix, outputs, inputs);
-        return matrix;
+        LinearWeights weights = Own(backend.LoadLinear(matrices, biases));
+        BytesPerToken += weights.ByteCount;
+        return weights;
     }
 
     private VectorWeights Vector(string name, int length)
     {
         Tensor vector = checkpoint.Require(name);
-        CheckShape(vector, length);
+        StoredMatrixReader.CheckShape(vector, length);
         BytesPerToken += vector.ByteCount;
-        return backend.LoadVector(vector);
+        return Own(backend.LoadVector(vector));
     }
 
-    private static void CheckShape(Tensor tensor, params ReadOnlySpan<long> shape)
+    private T Own<T>(T weights)
+        where T : IDisposable
     {
-        if (!tensor.Shape.AsSpan().SequenceEqual(shape))
-            throw new ModelFormatException(tensor.File, $"tensor '{tensor.Name}' has shape [{string.Join(", ", tensor.Shape)}] where the model's hyperparameters ask for [{string.Join(", ", shape.ToArray())}]");
+        loaded.Add(weights);
+        return weights;
     }
 }

@@ -1,5 +1,5 @@
 using System.Text.Json.Nodes;
-using Qwen.Runtime.Models;
+using Qwen.Runtime.Formats;
 
 namespace Qwen.Runtime.Sampling;
 

@@ -16,6 +16,8 @@ internal sealed class JsonImport(RenderContext context, ControlTokens controlTok
         var scope = new Scope(parent: null);
         scope.Set("tools", NoneValue.Instance);
         scope.Set("documents", NoneValue.Instance);
+        foreach ((string name, string text) in context.Options.ModelVariables)
+            scope.Set(name, new StringValue(controlTokens.Substitute(Text(text))));
         foreach ((Value name, Value value) in Object(variables).Items)
         {
             string text = ((StringValue)name).Text;

@@ -25,6 +25,9 @@ public sealed record TemplateOptions
     /// <summary>Clock of <c>strftime_now</c>, read in its local time zone.</summary>
     public TimeProvider Clock { get; init; } = TimeProvider.System;
 
+    /// <summary>Variables that the model brings itself, such as its <c>bos_token</c>: there in every rendering that isn't given others, and trusted.</summary>
+    public IReadOnlyDictionary<string, string> ModelVariables { get; init; } = new Dictionary<string, string>();
+
     /// <summary>
     /// Top-level variables whose text comes from the model and not from a user, so that control tokens in it count as written by the template.
     /// Whoever fills the variables must not let a request set these.

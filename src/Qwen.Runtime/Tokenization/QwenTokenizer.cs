@@ -48,6 +48,9 @@ public sealed class QwenTokenizer
     /// <summary>Tokens that are not made by merging, by id.</summary>
     public IReadOnlyList<AddedToken> AddedTokens { get; }
 
+    /// <summary>The texts of <c>bos_token</c>, <c>eos_token</c>, <c>pad_token</c> and <c>unk_token</c>, as far as the model's files name them.</summary>
+    public IReadOnlyDictionary<string, string> SpecialTokens { get; internal init; } = new Dictionary<string, string>();
+
     /// <summary>Text is brought to Unicode's form NFC before it is encoded.</summary>
     public bool Normalizes => _normalizes;
 

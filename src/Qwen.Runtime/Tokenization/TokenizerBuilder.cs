@@ -19,6 +19,9 @@ internal sealed class TokenizerBuilder(string file)
     /// <summary>Ids that must exist though nothing names them (padding of the embedding).</summary>
     public int LeastSize { get; set; }
 
+    /// <summary>Texts of the tokens with a role, by the name of the role.</summary>
+    public Dictionary<string, string> SpecialTokens { get; } = [];
+
     /// <summary>Adds a token, written in the byte alphabet.</summary>
     public void AddToken(string text, int id)
     {
@@ -86,7 +89,7 @@ internal sealed class TokenizerBuilder(string file)
             merges.Add(leftId, rightId, rank, merged);
         }
 
-        return new QwenTokenizer(tokens, byteTokens, merges, [.. _added.Values], PreTokenizer, Normalizes);
+        return new QwenTokenizer(tokens, byteTokens, merges, [.. _added.Values], PreTokenizer, Normalizes) { SpecialTokens = SpecialTokens };
     }
 
     private void CheckId(int id, string text)

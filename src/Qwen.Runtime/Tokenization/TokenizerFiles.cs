@@ -22,7 +22,7 @@ internal static class TokenizerFiles
     {
         string json = Path.Combine(directory, "tokenizer.json"), vocabulary = Path.Combine(directory, "vocab.json"), tiktoken = Path.Combine(directory, "qwen.tiktoken");
         if (File.Exists(json))
-            return FromTokenizerJson(json, File.ReadAllBytes(json));
+            return FromTokenizerJson(json, File.ReadAllBytes(json), Path.Combine(directory, "tokenizer_config.json"));
         if (File.Exists(vocabulary))
             return FromVocabularyAndMerges(directory);
         if (File.Exists(tiktoken))
@@ -30,10 +30,11 @@ internal static class TokenizerFiles
         throw new ModelFormatException(directory, "holds no tokenizer: neither tokenizer.json, nor vocab.json and merges.txt, nor qwen.tiktoken");
     }
 
-    /// <summary>Hugging Face tokenizers' own format.</summary>
-    internal static QwenTokenizer FromTokenizerJson(string file, byte[] content) => Guarded(file, content, root =>
+    /// <summary>Hugging Face tokenizers' own format; the special tokens are in tokenizer_config.json beside it.</summary>
+    internal static QwenTokenizer FromTokenizerJson(string file, byte[] content, string? config = null) => Guarded(file, content, root =>
     {
         var builder = new TokenizerBuilder(file);
+        ReadConfig(config, root => AddSpecialTokens(builder, config!, root));
         JsonElement model = Member(file, root, "model", JsonValueKind.Object);
         if (model.TryGetProperty("type", out JsonElement type) && type.ToString() != "BPE")
             throw new ModelFormatException(file, $"model.type: '{type}' is not supported; Qwen's is BPE");
@@ -77,23 +78,18 @@ internal static class TokenizerFiles
                 builder.AddMerge(line);
         }
 
-        if (File.Exists(config))
+        ReadConfig(config, root =>
         {
-            Guarded(config, File.ReadAllBytes(config), root =>
+            AddSpecialTokens(builder, config, root);
+            if (!root.TryGetProperty("added_tokens_decoder", out JsonElement added) || added.ValueKind != JsonValueKind.Object)
+                return;
+            foreach (JsonProperty token in added.EnumerateObject())
             {
-                if (!root.TryGetProperty("added_tokens_decoder", out JsonElement added) || added.ValueKind != JsonValueKind.Object)
-                    return 0;
-                foreach (JsonProperty token in added.EnumerateObject())
-                {
-                    if (!int.TryParse(token.Name, NumberStyles.None, CultureInfo.InvariantCulture, out int id))
-                        throw new ModelFormatException(config, $"added_tokens_decoder: '{token.Name}' is no token id");
-                    builder.AddAdded(Added(config, token.Value, id));
-                }
-
-                return 0;
-            });
-        }
-
+                if (!int.TryParse(token.Name, NumberStyles.None, CultureInfo.InvariantCulture, out int id))
+                    throw new ModelFormatException(config, $"added_tokens_decoder: '{token.Name}' is no token id");
+                builder.AddAdded(Added(config, token.Value, id));
+            }
+        });
         return builder.Build();
     }
 
@@ -176,6 +172,12 @@ internal static class TokenizerFiles
 
         for (int rank = 0; rank < merges.Count; rank++)
             builder.AddMerge(Encoding.UTF8.GetString(merges[rank]));
+        foreach ((string role, string key) in (ReadOnlySpan<(string, string)>)[("bos_token", "bos"), ("eos_token", "eos"), ("pad_token", "padding"), ("unk_token", "unknown")])
+        {
+            if (metadata.TryGetUInt32($"tokenizer.ggml.{key}_token_id", out uint id) && id < tokens.Count)
+                builder.SpecialTokens[role] = Encoding.UTF8.GetString(tokens[(int)id]);
+        }
+
         return builder.Build();
     }
 
@@ -214,6 +216,30 @@ internal static class TokenizerFiles
             throw new ModelFormatException(file, "its vocabulary is no JSON object");
         foreach (JsonProperty token in vocabulary.EnumerateObject())
             builder.AddToken(token.Name, Id(file, token.Name, token.Value));
+    }
+
+    /// <summary>Reads tokenizer_config.json, where there is one.</summary>
+    private static void ReadConfig(string? file, Action<JsonElement> read)
+    {
+        if (!File.Exists(file))
+            return;
+        Guarded(file, File.ReadAllBytes(file), root =>
+        {
+            if (root.ValueKind == JsonValueKind.Object)
+                read(root);
+            return 0;
+        });
+    }
+
+    /// <summary>A special token is written as its text, or as an object with its <c>content</c>.</summary>
+    private static void AddSpecialTokens(TokenizerBuilder builder, string file, JsonElement config)
+    {
+        foreach (string role in (ReadOnlySpan<string>)["bos_token", "eos_token", "pad_token", "unk_token"])
+        {
+            if (!config.TryGetProperty(role, out JsonElement token) || token.ValueKind == JsonValueKind.Null)
+                continue;
+            builder.SpecialTokens[role] = (token.ValueKind == JsonValueKind.Object ? Member(file, token, "content", JsonValueKind.String) : Member(file, config, role, JsonValueKind.String)).GetString()!;
+        }
     }
 
     private static AddedToken Added(string file, JsonElement token, JsonElement id) => Added(file, token, Id(file, "added_tokens", id));

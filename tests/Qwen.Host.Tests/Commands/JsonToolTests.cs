@@ -160,6 +160,22 @@ public sealed class JsonToolTests(DemoEngine demo)
         Assert.Contains("3,674,368", text, StringComparison.Ordinal);
     }
 
+    /// <summary>A model of 144 GB: nothing of it is made.</summary>
+    [Theory]
+    [InlineData("awq", "awq", 4, 128)]
+    [InlineData("gptq-int8", "gptq", 8, 128)]
+    [InlineData("fp8-block", "fp8", 8, null)]
+    public async Task Inspect_SaysHowAModelIsQuantized(string format, string method, int bits, int? group)
+    {
+        JsonElement json = Assert.Single((await Cli.SucceedAsync(["inspect", "--json", "--model", "synthetic:qwen2.5-72b:" + format])).Json);
+
+        JsonElement quantization = json.GetProperty("quantization");
+        Assert.Equal((method, bits), (quantization.GetProperty("method").GetString(), quantization.GetProperty("bits").GetInt32()));
+        Assert.Equal(group, quantization.TryGetProperty("group_size", out JsonElement size) ? size.GetInt32() : null);
+        Assert.Equal(72.7, json.GetProperty("parameters").GetInt64() / 1e9, 0.1);
+        Assert.Equal("[151643]", Assert.Single((await Cli.SucceedAsync(["tokenize", "--model", "synthetic:qwen2.5-72b:" + format], """{"text":"<|endoftext|>","special":true}""")).Json).GetProperty("ids").GetRawText());
+    }
+
     [Fact]
     public async Task Inspect_Devices_SaysWhatCanCompute_AndWhyNot()
     {

@@ -4,6 +4,7 @@ using Qwen.Runtime.Engine;
 using Qwen.Runtime.Formats;
 using Qwen.Runtime.Sampling;
 using Qwen.Runtime.Tokenization;
+using Qwen.Runtime.Tests.Formats;
 
 namespace Qwen.Runtime.Tests.Engine;
 
@@ -163,22 +164,10 @@ public sealed class QwenEngineTests(EngineFixture fixture) : IClassFixture<Engin
     public async Task NonFiniteWeights_FailTheRequest_AndOnlyIt()
     {
         // The embedding's row of one token is NaN: prompts without that token are served.
-        SyntheticShape shape = new("qwen2", 64, 1, 2, 1, 32, 64, Tied: false, Vocabulary: 512, Context: 64);
-        using Checkpoint checkpoint = SyntheticCheckpoint.Create("tiny", shape, "f32");
-        string path = Path.Combine(Directory.CreateTempSubdirectory("qwen-nan-").FullName, "tiny.gguf");
-        var writer = new GgufWriter();
-        foreach ((string key, object value) in checkpoint.Metadata!.Values)
-            writer.Metadata[key] = value;
-        foreach (Tensor tensor in checkpoint.Tensors.Values)
-        {
-            byte[] bytes = tensor.Bytes.ToArray();
-            if (tensor.Name == "token_embd.weight")
-                BitConverter.TryWriteBytes(bytes.AsSpan(7 * 64 * 4), float.NaN);
-            writer.Add(tensor.Name, tensor.Type, tensor.Shape.AsSpan(), bytes);
-        }
-
-        using (FileStream file = File.Create(path))
-            writer.Write(file);
+        var tiny = new TinyModel(new Scheme { Method = "awq" }, seed: 1, hidden: 64, intermediate: 64, layers: 1);
+        BitConverter.TryWriteBytes(tiny.Exact["model.embed_tokens.weight"].Data.AsSpan(7 * 64 * 2), Half.NaN);
+        string path = Directory.CreateTempSubdirectory("qwen-nan-").FullName;
+        TinyModel.Write(path, tiny.Exact, tiny.Config);
         await using (QwenEngine engine = await QwenEngine.LoadAsync(path))
         {
             var options = new SamplingOptions { MaxTokens = 4, LogitBias = new Dictionary<int, float> { [7] = -100 }, IgnoreEos = true };
@@ -187,7 +176,7 @@ public sealed class QwenEngineTests(EngineFixture fixture) : IClassFixture<Engin
             Assert.Equal(4, (await EngineFixture.CollectAsync(engine.GenerateAsync([1, 2, 3], options))).Tokens.Count);
         }
 
-        Directory.Delete(Path.GetDirectoryName(path)!, recursive: true);
+        Directory.Delete(path, recursive: true);
     }
 
     [Fact]

@@ -67,7 +67,7 @@ public sealed class ModelConfigTests
     [InlineData("rope_scaling", "[1]", "rope_scaling: [1] is not an object")]
     [InlineData("eos_token_id", "[1, \"x\"]", "eos_token_id: \"x\" is not a token id")]
     [InlineData("hidden_act", "\"gelu\"", "'gelu' is not supported")]
-    [InlineData("quantization_config", "{\"quant_method\": \"awq\"}", "method \"awq\" is not supported yet")]
+    [InlineData("quantization_config", "{\"quant_method\": \"bitnet\"}", "quantization_config.quant_method: 'bitnet' is not supported")]
     public void FromJson_NamesFileFieldAndValue(string field, string value, string message)
     {
         ModelFormatException error = Assert.Throws<ModelFormatException>(() => Read(With((field, JsonNode.Parse(value)))));

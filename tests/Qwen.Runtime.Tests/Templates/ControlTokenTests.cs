@@ -109,6 +109,15 @@ public class ControlTokenTests
     }
 
     [Fact]
+    public void Render_KnowsTheModelsVariables_UnlessGivenOthers()
+    {
+        var template = new ChatTemplate("{{ bos_token }}|{{ eos_token }}", "test", TemplateData.ControlTokens, new TemplateOptions { ModelVariables = new Dictionary<string, string> { ["bos_token"] = Start, ["eos_token"] = End } });
+
+        Assert.Equal([new(Start, true), new("|", false), new(End, true)], template.Render([]));
+        Assert.Equal([new(Start, true), new("|x", false)], template.Render(new JsonObject { ["eos_token"] = "x" }));
+    }
+
+    [Fact]
     public void Render_ReplacesLoneSurrogates_InValuesAndNames()
     {
         var variables = new JsonObject { ["text"] = "a\uDC00b\uD83D", ["d"] = new JsonObject { ["\uDC01"] = 1 } };

@@ -30,6 +30,8 @@ public sealed class QwenTokenizerTests : IDisposable
         writer.Metadata["tokenizer.ggml.pre"] = "qwen2";
         writer.Metadata["tokenizer.ggml.tokens"] = tokens;
         writer.Metadata["tokenizer.ggml.merges"] = merges;
+        writer.Metadata["tokenizer.ggml.eos_token_id"] = (uint)Id("<|im_end|>");
+        writer.Metadata["tokenizer.ggml.padding_token_id"] = uint.MaxValue; // outside: as if it were not there
         writer.Metadata["tokenizer.ggml.token_type"] = tokens.Select((_, id) => id < vocabulary.Count ? 1 : _demo.IsControl(id) ? 3 : 4).ToArray();
         using (FileStream file = File.Create(gguf))
             writer.Write(file);
@@ -39,12 +41,25 @@ public sealed class QwenTokenizerTests : IDisposable
         Assert.Equal([true, false, false], others.Select(t => t.Normalizes));
         Assert.Equal(_demo.AddedTokens, others[0].AddedTokens);
         Assert.Equal(_demo.AddedTokens, others[2].AddedTokens);
+        Assert.Equal(_demo.SpecialTokens, others[0].SpecialTokens);
+        Assert.Equal(new Dictionary<string, string> { ["eos_token"] = "<|im_end|>" }, others[2].SpecialTokens);
         foreach (string line in File.ReadLines(Path.Combine(Repository.DemoModel, "evaluation.jsonl")).Take(200))
         {
             string text = (string)JsonNode.Parse(line)!["expected"]! + " größer 中文 'twas 12 + 30\n\n  x";
             foreach (QwenTokenizer other in others)
                 Assert.Equal(_demo.EncodeToIds(text, AddedTokenParsing.None), other.EncodeToIds(text, AddedTokenParsing.None));
         }
+    }
+
+    [Fact]
+    public void SpecialTokens_AreTextsOrObjects()
+    {
+        File.Copy(Path.Combine(Repository.DemoModel, "tokenizer.json"), Path.Combine(_folder, "tokenizer.json"));
+        string config = Path.Combine(_folder, "tokenizer_config.json");
+        File.WriteAllText(config, """{"bos_token": {"__type": "AddedToken", "content": "<|begin|>"}, "eos_token": "<|im_end|>", "unk_token": null}""");
+        Assert.Equal(new Dictionary<string, string> { ["bos_token"] = "<|begin|>", ["eos_token"] = "<|im_end|>" }, QwenTokenizer.Load(_folder).SpecialTokens);
+        File.WriteAllText(config, """{"bos_token": 7}""");
+        Assert.Contains("bos_token is missing, or no String", Assert.Throws<ModelFormatException>(() => QwenTokenizer.Load(_folder)).Message, StringComparison.Ordinal);
     }
 
     [Fact]

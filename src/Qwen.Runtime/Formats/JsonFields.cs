@@ -1,8 +1,7 @@
 using System.Text.Json;
 using System.Text.Json.Nodes;
-using Qwen.Runtime.Formats;
 
-namespace Qwen.Runtime.Models;
+namespace Qwen.Runtime.Formats;
 
 /// <summary>Typed reads from a JSON object of a model file, with errors that name file, field and value. Absent and null are alike.</summary>
 internal readonly struct JsonFields(JsonObject json, string file, string? parent = null)
@@ -71,6 +70,13 @@ internal readonly struct JsonFields(JsonObject json, string file, string? parent
         JsonArray value => value,
         { } other => throw Error(name, $"{other.ToJsonString()} is not a list"),
     };
+
+    /// <summary>A list of strings; empty where it is absent.</summary>
+    public string[] Strings(string name)
+    {
+        JsonFields self = this;
+        return [.. (Array(name) ?? []).Select(node => node is JsonValue value && value.TryGetValue(out string? text) ? text : throw self.Error(name, $"{node?.ToJsonString() ?? "null"} is not a string"))];
+    }
 
     /// <summary>A token id, or a list of them.</summary>
     public int[] TokenIds(string name)
