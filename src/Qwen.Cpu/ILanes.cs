@@ -29,6 +29,9 @@ internal unsafe interface ILanes<TSelf>
     /// <summary>Sixteen 16-bit elements, each sign-extended to its lane.</summary>
     static abstract TSelf WidenBits(short* source);
 
+    /// <summary>Sixteen 8-bit elements, each sign-extended to its lane.</summary>
+    static abstract TSelf WidenBits(sbyte* source);
+
     /// <summary>Stores the low 16 bits of each lane.</summary>
     static abstract void NarrowBits(TSelf value, short* target);
 

@@ -33,6 +33,8 @@ internal readonly unsafe struct Lanes256(Vector256<float> a, Vector256<float> b)
 
     public static Lanes256 WidenBits(short* source) => Bits(Avx2.ConvertToVector256Int32(source), Avx2.ConvertToVector256Int32(source + 8));
 
+    public static Lanes256 WidenBits(sbyte* source) => Bits(Avx2.ConvertToVector256Int32(source), Avx2.ConvertToVector256Int32(source + 8));
+
     public static void NarrowBits(Lanes256 value, short* target) => Vector256.Narrow(value._a.AsInt32(), value._b.AsInt32()).Store(target);
 
     public static Lanes256 operator +(Lanes256 x, Lanes256 y) => new(x._a + y._a, x._b + y._b);

@@ -25,6 +25,8 @@ internal readonly unsafe struct Lanes512(Vector512<float> lanes) : ILanes<Lanes5
 
     public static Lanes512 WidenBits(short* source) => Bits(Avx512F.ConvertToVector512Int32(Vector256.Load(source)));
 
+    public static Lanes512 WidenBits(sbyte* source) => Bits(Avx512F.ConvertToVector512Int32(Vector128.Load(source)));
+
     public static void NarrowBits(Lanes512 value, short* target) => Avx512F.ConvertToVector256Int16(value._v.AsInt32()).Store(target);
 
     public static Lanes512 operator +(Lanes512 x, Lanes512 y) => new(x._v + y._v);

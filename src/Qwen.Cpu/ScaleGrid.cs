@@ -15,4 +15,7 @@ public readonly unsafe struct ScaleGrid(float* values, int blockRows, int blockC
 
     /// <summary>Columns that share a scale.</summary>
     public readonly int BlockColumns = blockColumns;
+
+    /// <summary>The scales of a row of so many columns, one per block of columns.</summary>
+    internal float* Row(int row, int columns) => Values + ((long)(row / BlockRows) * (((long)columns + BlockColumns - 1) / BlockColumns));
 }

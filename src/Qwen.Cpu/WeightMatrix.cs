@@ -111,6 +111,24 @@ public readonly unsafe struct WeightMatrix(
 
     /// <summary>Null, or for each column the input feature that it multiplies.</summary>
     public readonly int* InputOrder = inputOrder;
+
+    /// <summary>Throws where the scales or the input order are not what the type needs.</summary>
+    /// <exception cref="ArgumentException">They are not.</exception>
+    internal void CheckExtras()
+    {
+        bool wholeRows = Scales.BlockColumns >= Columns || Scales.BlockColumns % 16 == 0;
+        if (Type == WeightType.F8_E4M3 && (Scales.Values is null || Scales.BlockRows <= 0 || Scales.BlockColumns <= 0 || !wholeRows))
+            throw new ArgumentException($"{Type} has no scales for blocks of {Scales.BlockRows} rows and {Scales.BlockColumns} columns.");
+        if (InputOrder is null)
+            return;
+        if (Type.IsFloat)
+            throw new ArgumentException($"{Type} takes its inputs in order.");
+        for (int k = 0; k < Columns; k++)
+        {
+            if ((uint)InputOrder[k] >= (uint)Columns)
+                throw new ArgumentException($"Column {k} multiplies the input {InputOrder[k]} of {Columns}.");
+        }
+    }
 }
 
 /// <summary>Facts about <see cref="WeightType"/>.</summary>

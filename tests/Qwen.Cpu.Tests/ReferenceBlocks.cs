@@ -2,7 +2,10 @@ using System.Buffers.Binary;
 
 namespace Qwen.Cpu.Tests;
 
-/// <summary>The block layouts of GGUF read one element at a time: what the kernels are held against. Itself held against the goldens.</summary>
+/// <summary>
+/// The block layouts of GGUF, and the engine's own of groups, read one element at a time: what the kernels are held against. GGUF's are held
+/// against the goldens themselves.
+/// </summary>
 internal static class ReferenceBlocks
 {
     private static readonly int[] NonLinear = [-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113];
@@ -11,6 +14,7 @@ internal static class ReferenceBlocks
     [
         WeightType.Q4_0, WeightType.Q4_1, WeightType.Q5_0, WeightType.Q5_1, WeightType.Q8_0, WeightType.Q2_K, WeightType.Q3_K,
         WeightType.Q4_K, WeightType.Q5_K, WeightType.Q6_K, WeightType.Q8_K, WeightType.IQ4_NL, WeightType.IQ4_XS,
+        WeightType.Int4G32, WeightType.Int4G64, WeightType.Int4G128, WeightType.Int8G32, WeightType.Int8G64, WeightType.Int8G128,
     ];
 
     /// <summary>One column: value = Scale * Code + Bias. Bias is null where the format has none.</summary>
@@ -33,6 +37,12 @@ internal static class ReferenceBlocks
         WeightType.Q6_K => (256, 210, 16),
         WeightType.Q8_K => (256, 292, 32),
         WeightType.IQ4_XS => (256, 136, 32),
+        WeightType.Int4G32 => (32, 20, 32),
+        WeightType.Int4G64 => (64, 36, 32),
+        WeightType.Int4G128 => (128, 68, 32),
+        WeightType.Int8G32 => (32, 36, 32),
+        WeightType.Int8G64 => (64, 68, 32),
+        WeightType.Int8G128 => (128, 132, 32),
         _ => throw new ArgumentOutOfRangeException(nameof(type)),
     };
 
@@ -59,6 +69,8 @@ internal static class ReferenceBlocks
                 BinaryPrimitives.WriteHalfLittleEndian(bytes.AsSpan(block + offset), (Half)Scale());
             if (type == WeightType.Q8_K)
                 BinaryPrimitives.WriteSingleLittleEndian(bytes.AsSpan(block), Scale());
+            if (type >= WeightType.Int4G32)
+                BinaryPrimitives.WriteInt16LittleEndian(bytes.AsSpan(block + 2), (short)random.Next(257));
         }
 
         return bytes;
@@ -86,6 +98,9 @@ internal static class ReferenceBlocks
             case WeightType.Q8_0: return new((sbyte)b[2 + k], F16(b), null);
             case WeightType.Q8_K: return new((sbyte)b[4 + k], BinaryPrimitives.ReadSingleLittleEndian(b), null);
             case WeightType.IQ4_NL: return new(NonLinear[Nibble(b[2..], k)], F16(b), null);
+            case WeightType.Int4G32: return Group(Nibble(b[4..], k), b);
+            case WeightType.Int4G64 or WeightType.Int4G128: return Group((b[4 + (k / 64 * 32) + (k % 32)] >> (k % 64 / 32 * 4)) & 15, b);
+            case WeightType.Int8G32 or WeightType.Int8G64 or WeightType.Int8G128: return Group(b[4 + k], b);
             case WeightType.IQ4_XS:
             {
                 int group = k / 32;
@@ -135,6 +150,8 @@ internal static class ReferenceBlocks
             default: throw new ArgumentOutOfRangeException(nameof(type));
         }
     }
+
+    private static Weight Group(int code, ReadOnlySpan<byte> b) => new(code, F16(b), -(F16(b) * BinaryPrimitives.ReadInt16LittleEndian(b[2..])));
 
     private static int Nibble(ReadOnlySpan<byte> bytes, int k) => k < 16 ? bytes[k] & 15 : bytes[k - 16] >> 4;
 

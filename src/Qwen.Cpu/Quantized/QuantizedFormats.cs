@@ -31,12 +31,12 @@ internal static class QuantizedFormats
             case WeightType.Q8_K: work.Do<Q8_K>(); break;
             case WeightType.IQ4_NL: work.Do<IQ4_NL>(); break;
             case WeightType.IQ4_XS: work.Do<IQ4_XS>(); break;
-            case WeightType.Int4G32: work.Do<Int4<Group32>>(); break;
-            case WeightType.Int4G64: work.Do<Int4<Group64>>(); break;
-            case WeightType.Int4G128: work.Do<Int4<Group128>>(); break;
-            case WeightType.Int8G32: work.Do<Int8<Group32>>(); break;
-            case WeightType.Int8G64: work.Do<Int8<Group64>>(); break;
-            case WeightType.Int8G128: work.Do<Int8<Group128>>(); break;
+            case WeightType.Int4G32: work.Do<Int4<GroupOf32>>(); break;
+            case WeightType.Int4G64: work.Do<Int4<GroupOf64>>(); break;
+            case WeightType.Int4G128: work.Do<Int4<GroupOf128>>(); break;
+            case WeightType.Int8G32: work.Do<Int8<GroupOf32>>(); break;
+            case WeightType.Int8G64: work.Do<Int8<GroupOf64>>(); break;
+            case WeightType.Int8G128: work.Do<Int8<GroupOf128>>(); break;
             default: throw new ArgumentException($"{type} is no quantized type.", nameof(type));
         }
     }
