@@ -42,25 +42,46 @@ internal static unsafe class Float8Conversion
         return typeof(TLanes) != typeof(Lanes128) && Avx2.IsSupported ? Widen256(source, target, count) : 0;
     }
 
+    /// <summary>The bytes of the 128 magnitudes, for <see cref="Widen(byte*, Vector512{byte}, Vector512{byte}, Vector512{byte}, Vector512{byte}, out Vector512{float}, out Vector512{float}, out Vector512{float}, out Vector512{float})"/>.</summary>
+    public static void Tables(out Vector512<byte> upper0, out Vector512<byte> upper1, out Vector512<byte> lower0, out Vector512<byte> lower1)
+    {
+        upper0 = Vector512.Create(UpperBytes);
+        upper1 = Vector512.Create(UpperBytes, 64);
+        lower0 = Vector512.Create(LowerBytes);
+        lower1 = Vector512.Create(LowerBytes, 64);
+    }
+
+    /// <summary>64 codes, with VBMI.</summary>
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    public static void Widen(
+        byte* source, Vector512<byte> upper0, Vector512<byte> upper1, Vector512<byte> lower0, Vector512<byte> lower1,
+        out Vector512<float> a, out Vector512<float> b, out Vector512<float> c, out Vector512<float> d)
+    {
+        // Bytes are interleaved within 128 bits, and words then taken apart by parity: what is to end up in a lane is brought there first.
+        Vector512<byte> codes = Avx512Vbmi.PermuteVar64x8(Vector512.Load(source), Vector512.Create(
+            (byte)0, 16, 1, 17, 2, 18, 3, 19, 32, 48, 33, 49, 34, 50, 35, 51, 4, 20, 5, 21, 6, 22, 7, 23, 36, 52, 37, 53, 38, 54, 39, 55,
+            8, 24, 9, 25, 10, 26, 11, 27, 40, 56, 41, 57, 42, 58, 43, 59, 12, 28, 13, 29, 14, 30, 15, 31, 44, 60, 45, 61, 46, 62, 47, 63));
+        Vector512<byte> upper = Avx512Vbmi.PermuteVar64x8x2(upper0, codes, upper1) | (codes & Vector512.Create((byte)0x80));
+        Vector512<byte> lower = Avx512Vbmi.PermuteVar64x8x2(lower0, codes, lower1);
+        Vector512<int> ab = Avx512BW.UnpackLow(lower, upper).AsInt32(), cd = Avx512BW.UnpackHigh(lower, upper).AsInt32();
+        a = (ab << 16).AsSingle();
+        b = (ab & Vector512.Create(-1 << 16)).AsSingle();
+        c = (cd << 16).AsSingle();
+        d = (cd & Vector512.Create(-1 << 16)).AsSingle();
+    }
+
     [MethodImpl(MethodImplOptions.AggressiveOptimization)]
     private static int Widen512(byte* source, float* target, int count)
     {
-        Vector512<byte> upper0 = Vector512.Create(UpperBytes), upper1 = Vector512.Create(UpperBytes, 64);
-        Vector512<byte> lower0 = Vector512.Create(LowerBytes), lower1 = Vector512.Create(LowerBytes, 64);
-        Vector512<int> transpose = Vector512.Create(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
-        Vector512<byte> sign = Vector512.Create((byte)0x80);
+        Tables(out Vector512<byte> upper0, out Vector512<byte> upper1, out Vector512<byte> lower0, out Vector512<byte> lower1);
         int i = 0;
         for (; i <= count - 64; i += 64)
         {
-            // Interleaving works within 128 bits: what is to end up in the same vector is brought to the same place of each.
-            Vector512<byte> codes = Avx512F.PermuteVar16x32(Vector512.Load((int*)(source + i)), transpose).AsByte();
-            Vector512<byte> upper = Avx512Vbmi.PermuteVar64x8x2(upper0, codes, upper1) | (codes & sign);
-            Vector512<byte> lower = Avx512Vbmi.PermuteVar64x8x2(lower0, codes, lower1);
-            Vector512<short> first = Avx512BW.UnpackLow(lower, upper).AsInt16(), second = Avx512BW.UnpackHigh(lower, upper).AsInt16();
-            Avx512BW.UnpackLow(Vector512<short>.Zero, first).AsSingle().Store(target + i);
-            Avx512BW.UnpackHigh(Vector512<short>.Zero, first).AsSingle().Store(target + i + 16);
-            Avx512BW.UnpackLow(Vector512<short>.Zero, second).AsSingle().Store(target + i + 32);
-            Avx512BW.UnpackHigh(Vector512<short>.Zero, second).AsSingle().Store(target + i + 48);
+            Widen(source + i, upper0, upper1, lower0, lower1, out Vector512<float> a, out Vector512<float> b, out Vector512<float> c, out Vector512<float> d);
+            a.Store(target + i);
+            b.Store(target + i + 16);
+            c.Store(target + i + 32);
+            d.Store(target + i + 48);
         }
 
         return i;

@@ -18,6 +18,9 @@ internal static unsafe class FloatRows
     /// <summary>Up to this many tokens, converting the stored elements again for each tile of tokens is cheaper than writing a panel.</summary>
     private const int DirectTokens = 12;
 
+    /// <summary>Up to this many tokens, converting codes in registers anew for each is cheaper than writing a panel.</summary>
+    private const int Float8Tokens = 2;
+
     // A panel is 32 rows x 1,024 columns of F32, 128 KB in L2. The six tokens of a tile over the same columns are 24 KB: they stay in L1
     // while the panel's rows pass by. Between two stretches of columns the lane sums of 32 rows x 96 tokens (192 KB) rest in scratch.
     private const int PanelRows = 32;
@@ -132,6 +135,17 @@ internal static unsafe class FloatRows
                     FloatTile.Multiply<TLanes, TElement>(
                         w.Slice(r, FloatTile.Rows), x.Slice(t, FloatTile.Vectors<TLanes>()), columns, y.At(t, r));
                 }
+            }
+
+            return;
+        }
+
+        if (TElement.IsScaled && typeof(TLanes) == typeof(Lanes512) && x.Count <= Float8Tokens && Float8Dot.Takes(w, columns))
+        {
+            for (int r = 0; r < w.Count; r += 4 * FloatTile.Rows)
+            {
+                for (int t = 0; t < x.Count; t++)
+                    Float8Dot.Multiply(w.Slice(r, 4 * FloatTile.Rows), x.Data + (t * x.Stride), columns, y.At(t, r));
             }
 
             return;

@@ -27,6 +27,9 @@ internal unsafe interface IQuantizedFormat
     /// <summary>Whether sub-blocks have a bias.</summary>
     static abstract bool HasBias { get; }
 
+    /// <summary>Whether the blocks lie in main memory, so that asking for them in advance pays.</summary>
+    static virtual bool InMemory => true;
+
     /// <summary>The 32 codes of the columns from 32 * <paramref name="group"/> on; reads nothing outside that block.</summary>
     static abstract Vector256<byte> Codes(byte* blocks, int group);
 
