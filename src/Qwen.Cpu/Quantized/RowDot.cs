@@ -73,8 +73,7 @@ internal static unsafe class RowDot
         for (int b = 0; b < row.SubBlocks; b += Lanes.Count)
         {
             byte* chunk = row.Chunk(b);
-            for (int i = 0; i < RowBlocks<TFormat>.ChunkBytes && Sse.IsSupported && TFormat.InMemory; i += 64)
-                Sse.Prefetch1(chunk + PrefetchBytes + i);
+            Prefetch<TFormat>(chunk + PrefetchBytes);
             Vector512<int> dots = IntegerDot.SubBlocks<TFormat>(chunk, codes + (b * TFormat.SubBlock));
             Vector512<int> sum = Vector512.Load(sums + b);
             Vector512<float> scale = Lanes.ActivationScales<TFormat>(scales, b);
@@ -85,5 +84,31 @@ internal static unsafe class RowDot
         }
 
         return Lanes512.Fold(new(lanes)); // its operations are made of narrower ones where there is no AVX-512
+    }
+
+    /// <summary>Asks for a chunk's bytes. A loop would cost as much as a tenth of the rest.</summary>
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    private static void Prefetch<TFormat>(byte* chunk)
+        where TFormat : struct, IQuantizedFormat
+    {
+        if (!Sse.IsSupported || !TFormat.InMemory)
+            return;
+        Line(0);
+        Line(1);
+        Line(2);
+        Line(3);
+        Line(4);
+        Line(5);
+        Line(6);
+        Line(7);
+        Line(8);
+        Line(9);
+
+        [MethodImpl(MethodImplOptions.AggressiveInlining)]
+        void Line(int i)
+        {
+            if (i * 64 < RowBlocks<TFormat>.ChunkBytes)
+                Sse.Prefetch1(chunk + (i * 64));
+        }
     }
 }
