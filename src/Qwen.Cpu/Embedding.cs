@@ -7,12 +7,15 @@ public static unsafe class Embedding
     /// <param name="w">The table.</param>
     /// <param name="row">Inside it.</param>
     /// <param name="destination">[Columns].</param>
+    /// <exception cref="ArgumentException">The table has an input order, or no scales where its type needs them.</exception>
+    /// <exception cref="ArgumentOutOfRangeException">There is no such row.</exception>
     public static void Row(in WeightMatrix w, int row, float* destination)
     {
         ArgumentOutOfRangeException.ThrowIfGreaterThanOrEqual((uint)row, (uint)w.Rows, nameof(row));
-        if (w.Type == WeightType.F8_E4M3)
-            Float8Rows.DequantizeRow(w, row, destination);
-        else if (w.Type.IsFloat)
+        w.CheckExtras();
+        if (w.InputOrder is not null)
+            throw new ArgumentException("An embedding's features have an order of their own.", nameof(w));
+        if (w.Type.IsFloat)
             FloatRows.DequantizeRow(w, row, destination);
         else
             IntegerRows.DequantizeRow(w, row, destination);

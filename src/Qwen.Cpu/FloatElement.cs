@@ -2,7 +2,7 @@ using System.Runtime.CompilerServices;
 
 namespace Qwen.Cpu;
 
-/// <summary>A float storage type, of weights or of the KV cache: how sixteen stored elements become F32 lanes and back.</summary>
+/// <summary>A float storage type, of weights or of the KV cache: how sixteen stored elements become F32 lanes.</summary>
 internal unsafe interface IFloatElement
 {
     /// <summary>Bytes of an element.</summary>
@@ -14,17 +14,28 @@ internal unsafe interface IFloatElement
     /// <summary>The largest element, where vectors are scaled to fit; 0 where elements stand for themselves.</summary>
     static virtual float Limit => 0;
 
+    /// <summary>Whether blocks of columns have scales (<see cref="ScaleGrid"/>), which sums are multiplied with.</summary>
+    static virtual bool IsScaled => false;
+
     /// <summary>Sixteen elements to F32; exact.</summary>
     static abstract TLanes Load<TLanes>(byte* source)
         where TLanes : unmanaged, ILanes<TLanes>;
 
+    /// <summary>Converts as much of the start of a run as the type has a faster way for than sixteen at a time; returns how much.</summary>
+    static virtual int WidenRun<TLanes>(byte* source, float* target, int count)
+        where TLanes : unmanaged, ILanes<TLanes> => 0;
+}
+
+/// <summary>A float storage type that is also written: how F32 lanes become stored elements.</summary>
+internal unsafe interface IWritableElement : IFloatElement
+{
     /// <summary>Sixteen F32 to elements, rounded to nearest even.</summary>
     static abstract void Store<TLanes>(TLanes value, byte* target)
         where TLanes : unmanaged, ILanes<TLanes>;
 }
 
 /// <summary>IEEE binary32.</summary>
-internal readonly unsafe struct F32Element : IFloatElement
+internal readonly unsafe struct F32Element : IWritableElement
 {
     public static int Bytes => 4;
 
@@ -47,14 +58,10 @@ internal readonly unsafe struct PanelElement : IFloatElement
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
     public static TLanes Load<TLanes>(byte* source)
         where TLanes : unmanaged, ILanes<TLanes> => TLanes.Load((float*)source);
-
-    [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    public static void Store<TLanes>(TLanes value, byte* target)
-        where TLanes : unmanaged, ILanes<TLanes> => TLanes.Store(value, (float*)target);
 }
 
 /// <summary>IEEE binary16.</summary>
-internal readonly unsafe struct F16Element : IFloatElement
+internal readonly unsafe struct F16Element : IWritableElement
 {
     public static int Bytes => 2;
 
@@ -68,7 +75,7 @@ internal readonly unsafe struct F16Element : IFloatElement
 }
 
 /// <summary>The upper half of a binary32.</summary>
-internal readonly unsafe struct BF16Element : IFloatElement
+internal readonly unsafe struct BF16Element : IWritableElement
 {
     public static int Bytes => 2;
 
@@ -81,6 +88,21 @@ internal readonly unsafe struct BF16Element : IFloatElement
         where TLanes : unmanaged, ILanes<TLanes> => HalfConversion.NarrowBF16(value, (short*)target);
 }
 
+/// <summary>OCP E4M3, without its scale.</summary>
+internal readonly unsafe struct F8E4M3Element : IFloatElement
+{
+    public static int Bytes => 1;
+
+    public static bool IsScaled => true;
+
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    public static TLanes Load<TLanes>(byte* source)
+        where TLanes : unmanaged, ILanes<TLanes> => Float8Conversion.Widen<TLanes>(source);
+
+    public static int WidenRun<TLanes>(byte* source, float* target, int count)
+        where TLanes : unmanaged, ILanes<TLanes> => Float8Conversion.WidenRun<TLanes>(source, target, count);
+}
+
 /// <summary>Converts runs of any length.</summary>
 internal static unsafe class FloatElements
 {
@@ -89,7 +111,7 @@ internal static unsafe class FloatElements
         where TLanes : unmanaged, ILanes<TLanes>
         where TElement : struct, IFloatElement
     {
-        int i = 0;
+        int i = TElement.WidenRun<TLanes>(source, target, count);
         for (; i <= count - 16; i += 16)
             TLanes.Store(TElement.Load<TLanes>(source + ((long)i * TElement.Bytes)), target + i);
         if (i < count)
@@ -104,7 +126,7 @@ internal static unsafe class FloatElements
     /// <summary>target[i] = source[i] rounded to the element type, i in [0, count).</summary>
     public static void Narrow<TLanes, TElement>(float* source, byte* target, int count)
         where TLanes : unmanaged, ILanes<TLanes>
-        where TElement : struct, IFloatElement
+        where TElement : struct, IWritableElement
     {
         int i = 0;
         for (; i <= count - 16; i += 16)

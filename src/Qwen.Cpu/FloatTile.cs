@@ -4,14 +4,17 @@ using System.Runtime.Intrinsics.X86;
 
 namespace Qwen.Cpu;
 
-/// <summary>Rows of a stored float matrix: count rows, stride bytes apart.</summary>
-internal readonly unsafe struct FloatWeights(byte* data, long stride, int count)
+/// <summary>Rows of a stored float matrix: count rows, stride bytes apart; the first is row firstRow of the scales, where the type has some.</summary>
+internal readonly unsafe struct FloatWeights(byte* data, long stride, int count, ScaleGrid scales = default, int firstRow = 0)
 {
     public readonly byte* Data = data;
     public readonly long Stride = stride;
     public readonly int Count = count;
 
-    public FloatWeights Slice(int row, int rows) => new(Data + (row * Stride), Stride, Math.Min(rows, Count - row));
+    public readonly ScaleGrid Scales = scales;
+    public readonly int FirstRow = firstRow;
+
+    public FloatWeights Slice(int row, int rows) => new(Data + (row * Stride), Stride, Math.Min(rows, Count - row), Scales, FirstRow + row);
 }
 
 /// <summary>F32 vectors: count vectors, stride elements apart.</summary>
@@ -49,7 +52,7 @@ internal readonly unsafe struct FloatOutput(float* data, long stride, bool accum
     }
 }
 
-/// <summary>Which part of the columns a tile sums: it starts from zero or from the sums at rest, and folds or lays them to rest.</summary>
+/// <summary>Which part of a sum a tile adds: it starts from zero or from the sums at rest, and finishes or lays them to rest.</summary>
 [Flags]
 internal enum TilePart
 {
@@ -57,6 +60,20 @@ internal enum TilePart
     First = 1,
     Last = 2,
     Whole = First | Last,
+}
+
+/// <summary>How the lane sums of a block of columns join those of the row: total = sum * scale + total.</summary>
+/// <param name="totals">The row's sums at rest.</param>
+/// <param name="scales">Of the tile's four rows in this block.</param>
+/// <param name="part">First block, last block of the row.</param>
+internal readonly unsafe struct BlockScale(float* totals, Vector128<float> scales, TilePart part)
+{
+    public readonly float* Totals = totals;
+    public readonly Vector128<float> Scales = scales;
+
+    public bool IsFirst => (part & TilePart.First) != 0;
+
+    public bool IsLast => (part & TilePart.Last) != 0;
 }
 
 /// <summary>The register tile of the float kernels: up to 4 rows times up to <see cref="Vectors{TLanes}"/> vectors.</summary>
@@ -75,18 +92,26 @@ internal static unsafe class FloatTile
     public static int Vectors<TLanes>() => typeof(TLanes) == typeof(Lanes512) ? 6 : 1;
 
     /// <summary>y (= or +=) w x over a range of columns: width, a multiple of 16, from where the pointers point.</summary>
+    /// <param name="w">Up to 4 rows.</param>
+    /// <param name="x">Up to <see cref="Vectors{TLanes}"/> vectors.</param>
+    /// <param name="width">Columns.</param>
+    /// <param name="y">Written, or added to, once the sum is finished.</param>
+    /// <param name="sums">The sums at rest, where the range is not the whole of a sum.</param>
+    /// <param name="part">Which part of a sum the range is: of a scaled block's, else of the row's.</param>
+    /// <param name="scale">For rows whose blocks of columns have scales.</param>
     public static void Multiply<TLanes, TElement>(
-        in FloatWeights w, in FloatVectors x, int width, in FloatOutput y, float* sums = null, TilePart part = TilePart.Whole)
+        in FloatWeights w, in FloatVectors x, int width, in FloatOutput y, float* sums = null, TilePart part = TilePart.Whole, in BlockScale scale = default)
         where TLanes : unmanaged, ILanes<TLanes>
         where TElement : struct, IFloatElement
     {
         if (Vectors<TLanes>() == 1 || x.Count == 1)
-            FourRows<TLanes, TElement>(w, x.Data, width, y, sums, part);
+            FourRows<TLanes, TElement>(w, x.Data, width, y, sums, part, scale);
         else
-            FourRowsSixVectors<TLanes, TElement>(w, x, width, y, sums, part);
+            FourRowsSixVectors<TLanes, TElement>(w, x, width, y, sums, part, scale);
     }
 
-    private static void FourRows<TLanes, TElement>(in FloatWeights w, float* x, int width, in FloatOutput y, float* sums, TilePart part)
+    private static void FourRows<TLanes, TElement>(
+        in FloatWeights w, float* x, int width, in FloatOutput y, float* sums, TilePart part, in BlockScale scale)
         where TLanes : unmanaged, ILanes<TLanes>
         where TElement : struct, IFloatElement
     {
@@ -104,14 +129,22 @@ internal static unsafe class FloatTile
                 TLanes.Load(x + k));
         }
 
-        if ((part & TilePart.Last) != 0)
-            y.Store(0, s.Fold(), w.Count);
-        else
+        bool rests = (part & TilePart.Last) == 0;
+        if (!rests && scale.Totals is not null)
+        {
+            sums = scale.Totals;
+            s.ScaleAdd(scale.Scales, scale.IsFirst ? null : sums);
+            rests = !scale.IsLast;
+        }
+
+        if (rests)
             s.Store(sums);
+        else
+            y.Store(0, s.Fold(), w.Count);
     }
 
     private static void FourRowsSixVectors<TLanes, TElement>(
-        in FloatWeights w, in FloatVectors x, int width, in FloatOutput y, float* sums, TilePart part)
+        in FloatWeights w, in FloatVectors x, int width, in FloatOutput y, float* sums, TilePart part, in BlockScale scale)
         where TLanes : unmanaged, ILanes<TLanes>
         where TElement : struct, IFloatElement
     {
@@ -150,7 +183,20 @@ internal static unsafe class FloatTile
             s5.MultiplyAdd(a0, a1, a2, a3, TLanes.Load(x5 + k));
         }
 
-        if ((part & TilePart.Last) == 0)
+        bool rests = (part & TilePart.Last) == 0;
+        if (!rests && scale.Totals is not null)
+        {
+            sums = scale.Totals;
+            s0.ScaleAdd(scale.Scales, scale.IsFirst ? null : sums);
+            s1.ScaleAdd(scale.Scales, scale.IsFirst ? null : sums + 64);
+            s2.ScaleAdd(scale.Scales, scale.IsFirst ? null : sums + 128);
+            s3.ScaleAdd(scale.Scales, scale.IsFirst ? null : sums + 192);
+            s4.ScaleAdd(scale.Scales, scale.IsFirst ? null : sums + 256);
+            s5.ScaleAdd(scale.Scales, scale.IsFirst ? null : sums + 320);
+            rests = !scale.IsLast;
+        }
+
+        if (rests)
         {
             s0.Store(sums);
             s1.Store(sums + 64);

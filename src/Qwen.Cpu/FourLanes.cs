@@ -39,6 +39,17 @@ internal unsafe struct FourLanes<TLanes>
         _d = TLanes.MultiplyAdd(d, factor, _d);
     }
 
+    /// <summary>Multiplies each by its scale and adds, fused, the 64 floats of <paramref name="totals"/> (zeros where null).</summary>
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    public void ScaleAdd(Vector128<float> scales, float* totals)
+    {
+        FourLanes<TLanes> sums = totals is null ? default : Load(totals);
+        _a = TLanes.MultiplyAdd(_a, TLanes.Broadcast(scales[0]), sums._a);
+        _b = TLanes.MultiplyAdd(_b, TLanes.Broadcast(scales[1]), sums._b);
+        _c = TLanes.MultiplyAdd(_c, TLanes.Broadcast(scales[2]), sums._c);
+        _d = TLanes.MultiplyAdd(_d, TLanes.Broadcast(scales[3]), sums._d);
+    }
+
     /// <summary>The four canonical sums.</summary>
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
     public readonly Vector128<float> Fold() => TLanes.Fold(_a, _b, _c, _d);

@@ -29,7 +29,7 @@ internal unsafe interface ILanes<TSelf>
     /// <summary>Sixteen 16-bit elements, each sign-extended to its lane.</summary>
     static abstract TSelf WidenBits(short* source);
 
-    /// <summary>Sixteen bytes, each sign-extended to its lane.</summary>
+    /// <summary>Sixteen 8-bit elements, each sign-extended to its lane.</summary>
     static abstract TSelf WidenBits(sbyte* source);
 
     /// <summary>Stores the low 16 bits of each lane.</summary>

@@ -115,7 +115,7 @@ public readonly unsafe struct KvLayer
 
     private void Write<TLanes, TElement>(float* keys, float* values, int slot)
         where TLanes : unmanaged, ILanes<TLanes>
-        where TElement : struct, IFloatElement
+        where TElement : struct, IWritableElement
     {
         (int block, int position) = Math.DivRem(slot, BlockSize);
         for (int h = 0; h < Heads; h++)
@@ -137,7 +137,7 @@ public readonly unsafe struct KvLayer
     /// <summary>Writes a head's codes and returns its scale.</summary>
     private float Quantize<TLanes, TElement>(float* vector, byte* codes)
         where TLanes : unmanaged, ILanes<TLanes>
-        where TElement : struct, IFloatElement
+        where TElement : struct, IWritableElement
     {
         float max = 0;
         bool finite = true;

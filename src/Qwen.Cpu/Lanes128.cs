@@ -42,9 +42,9 @@ internal readonly unsafe struct Lanes128(Vector128<float> a, Vector128<float> b,
 
     public static Lanes128 WidenBits(sbyte* source)
     {
-        (Vector128<short> lower, Vector128<short> upper) = Vector128.Widen(Vector128.Load(source));
-        (Vector128<int> a, Vector128<int> b) = Vector128.Widen(lower);
-        (Vector128<int> c, Vector128<int> d) = Vector128.Widen(upper);
+        (Vector128<short> low, Vector128<short> high) = Vector128.Widen(Vector128.Load(source));
+        (Vector128<int> a, Vector128<int> b) = Vector128.Widen(low);
+        (Vector128<int> c, Vector128<int> d) = Vector128.Widen(high);
         return Bits(a, b, c, d);
     }
 

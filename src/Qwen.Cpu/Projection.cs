@@ -4,7 +4,8 @@ namespace Qwen.Cpu;
 
 /// <summary>Products of weight matrices with the activations of many tokens, over all threads.</summary>
 /// <remarks>
-/// The memory it works in is made once, for the largest product: running one allocates nothing. Rows are split in tiles of 16; which
+/// The memory it works in is made once, for the largest product, and grows only when a matrix first takes activations in more orders than
+/// those before: running one allocates nothing. Rows are split in tiles of 16; which
 /// thread does a tile, and how many tokens come at once, changes no bit of the result.
 /// </remarks>
 public sealed unsafe class Projection : IDisposable
@@ -15,26 +16,21 @@ public sealed unsafe class Projection : IDisposable
     private readonly WorkerPool _pool;
     private readonly NativeBuffer<byte> _scratch;
     private readonly long _scratchPerWorker, _kernelScratch;
-    private readonly NativeBuffer<byte> _quantized;
-    private readonly NativeBuffer<float> _gathered;
     private readonly long _quantizedBytes;
-    private readonly QuantizedActivations[] _inputs = new QuantizedActivations[MaxParts]; // of each part of the matrix in work
-
-    /// <summary>Query, key and value.</summary>
-    private const int MaxParts = 3;
+    private NativeBuffer<byte> _quantized;
+    private QuantizedActivations[] _inputs = new QuantizedActivations[1]; // one for each order in which the parts of the matrix take them
 
     /// <summary>Makes room for products with up to <paramref name="maxTokens"/> tokens of up to <paramref name="maxColumns"/> values.</summary>
     public Projection(WorkerPool pool, int maxTokens, int maxColumns)
     {
         _pool = pool;
         int blockColumns = checked((maxColumns + QuantizedActivations.BlockColumns - 1) / QuantizedActivations.BlockColumns * QuantizedActivations.BlockColumns);
-        _kernelScratch = RoundUp(Math.Max(Float8Rows.ScratchBytes(maxColumns), IntegerRows.ScratchBytes(blockColumns)));
+        _kernelScratch = RoundUp(Math.Max(FloatRows.ScratchBytes(maxColumns), IntegerRows.ScratchBytes(blockColumns)));
         // Behind the kernel's scratch: a tile of gate and one of up.
         _scratchPerWorker = _kernelScratch + RoundUp(2L * maxTokens * StackedMatrix.TileRows * sizeof(float));
         _scratch = new NativeBuffer<byte>(_scratchPerWorker * pool.Threads);
         _quantizedBytes = RoundUp(QuantizedActivations.Bytes(maxTokens, blockColumns));
-        _quantized = new NativeBuffer<byte>(_quantizedBytes * MaxParts); // pages are touched only where inputs have several orders
-        _gathered = new NativeBuffer<float>((long)maxTokens * maxColumns);
+        _quantized = new NativeBuffer<byte>(_quantizedBytes);
     }
 
     /// <summary>y[t, r] (+)= W[r, :] . x[t, :] + bias[r].</summary>
@@ -71,46 +67,40 @@ public sealed unsafe class Projection : IDisposable
     {
         _scratch.Dispose();
         _quantized.Dispose();
-        _gathered.Dispose();
     }
 
     private static long RoundUp(long bytes) => (bytes + 63) & ~63L;
 
     private int Grain(int tiles) => Math.Max(1, tiles / (_pool.Threads * PiecesPerThread));
 
-    /// <summary>The activations as codes, for the parts of the matrix that compute on those; once for each order of the inputs.</summary>
+    /// <summary>The activations as codes, in each order in which some part of the matrix computes on those.</summary>
     private void Quantize(StackedMatrix w, float* x, long xStride, int tokens)
     {
-        ArgumentOutOfRangeException.ThrowIfGreaterThan(w.Parts.Length, MaxParts);
-        for (int part = 0; part < w.Parts.Length; part++)
+        if (w.Orders > _inputs.Length)
         {
-            if (w.Parts[part].Type.IsFloat)
-                continue;
-            int* order = w.Parts[part].InputOrder;
-            int same = 0;
-            while (same < part && (w.Parts[same].Type.IsFloat || w.Parts[same].InputOrder != order))
-                same++;
-            if (same < part)
-            {
-                _inputs[part] = _inputs[same];
-                continue;
-            }
+            _quantized.Dispose();
+            _quantized = new NativeBuffer<byte>(checked(_quantizedBytes * w.Orders));
+            _inputs = new QuantizedActivations[w.Orders];
+        }
 
-            var job = new QuantizeJob(x, xStride, order, _gathered.Pointer, new QuantizedActivations(_quantized.Pointer + (part * _quantizedBytes), tokens, w.Columns));
+        for (int i = 0; i < w.Orders; i++)
+        {
+            _inputs[i] = new QuantizedActivations(_quantized.Pointer + (i * _quantizedBytes), tokens, w.Columns);
+            var job = new QuantizeJob(this, x, xStride, w.Order(i), _inputs[i]);
             _pool.Run(ref job, tokens);
-            _inputs[part] = job.Quantized;
         }
     }
 
-    private static void Multiply(
-        in WeightMatrix w, int from, int to, float* x, long xStride, in QuantizedActivations quantized, int tokens, float* y, long yStride, bool accumulate, float* bias, byte* scratch)
+    /// <summary>Rows [from, to) of a part, which y begins at.</summary>
+    private void Multiply(
+        StackedMatrix w, int part, int from, int to, float* x, long xStride, int tokens, float* y, long yStride, bool accumulate, byte* scratch)
     {
-        if (w.Type == WeightType.F8_E4M3)
-            Float8Rows.Multiply(w, from, to, x, xStride, tokens, y, yStride, accumulate, scratch);
-        else if (w.Type.IsFloat)
-            FloatRows.Multiply(w, from, to, x, xStride, tokens, y, yStride, accumulate, scratch);
+        ref readonly WeightMatrix matrix = ref w.Parts[part];
+        if (matrix.Type.IsFloat)
+            FloatRows.Multiply(matrix, from, to, x, xStride, tokens, y, yStride, accumulate, scratch);
         else
-            IntegerRows.Multiply(w, from, to, quantized, tokens, y, yStride, accumulate, scratch);
+            IntegerRows.Multiply(matrix, from, to, _inputs[w.OrderOf(part)], tokens, y, yStride, accumulate, scratch);
+        float* bias = w.Bias(part);
         if (bias is null)
             return;
         for (int t = 0; t < tokens; t++)
@@ -121,10 +111,10 @@ public sealed unsafe class Projection : IDisposable
         }
     }
 
-    private readonly struct QuantizeJob(float* x, long xStride, int* order, float* gathered, QuantizedActivations quantized) : IJob
-    {
-        public QuantizedActivations Quantized => quantized;
+    private byte* Scratch(int worker) => _scratch.Pointer + (worker * _scratchPerWorker);
 
+    private readonly struct QuantizeJob(Projection owner, float* x, long xStride, int* order, QuantizedActivations quantized) : IJob
+    {
         public void Execute(int from, int to, int worker)
         {
             if (order is null)
@@ -133,13 +123,14 @@ public sealed unsafe class Projection : IDisposable
                 return;
             }
 
+            float* gathered = (float*)owner.Scratch(worker);
             for (int t = from; t < to; t++)
             {
+                float* values = x + (t * xStride);
                 for (int k = 0; k < quantized.Columns; k++)
-                    gathered[((long)t * quantized.Columns) + k] = x[(t * xStride) + order[k]];
+                    gathered[k] = values[order[k]];
+                ActivationQuantizer.Quantize(gathered, 0, t, t + 1, quantized);
             }
-
-            ActivationQuantizer.Quantize(gathered, quantized.Columns, from, to, quantized);
         }
     }
 
@@ -148,14 +139,14 @@ public sealed unsafe class Projection : IDisposable
     {
         public void Execute(int from, int to, int worker)
         {
-            byte* scratch = owner._scratch.Pointer + (worker * owner._scratchPerWorker);
+            byte* scratch = owner.Scratch(worker);
             for (int part = 0; part < w.Parts.Length; part++)
             {
                 int first = w.FirstTile(part);
                 int firstRow = (Math.Max(from, first) - first) * StackedMatrix.TileRows;
                 int lastRow = Math.Min((Math.Min(to, w.FirstTile(part + 1)) - first) * StackedMatrix.TileRows, w.Parts[part].Rows);
                 if (firstRow < lastRow)
-                    Multiply(w.Parts[part], firstRow, lastRow, x, xStride, owner._inputs[part], tokens, y + w.FirstRow(part) + firstRow, yStride, accumulate, w.Bias(part), scratch);
+                    owner.Multiply(w, part, firstRow, lastRow, x, xStride, tokens, y + w.FirstRow(part) + firstRow, yStride, accumulate, scratch);
             }
         }
     }
@@ -165,14 +156,14 @@ public sealed unsafe class Projection : IDisposable
     {
         public void Execute(int from, int to, int worker)
         {
-            byte* scratch = owner._scratch.Pointer + (worker * owner._scratchPerWorker);
+            byte* scratch = owner.Scratch(worker);
             float* gate = (float*)(scratch + owner._kernelScratch);
             float* up = gate + ((long)tokens * StackedMatrix.TileRows);
             for (int tile = from; tile < to; tile++)
             {
                 int first = tile * StackedMatrix.TileRows, last = Math.Min(first + StackedMatrix.TileRows, w.Parts[0].Rows), rows = last - first;
-                Multiply(w.Parts[0], first, last, x, xStride, owner._inputs[0], tokens, gate, rows, false, w.Bias(0), scratch);
-                Multiply(w.Parts[1], first, last, x, xStride, owner._inputs[1], tokens, up, rows, false, w.Bias(1), scratch);
+                owner.Multiply(w, 0, first, last, x, xStride, tokens, gate, rows, false, scratch);
+                owner.Multiply(w, 1, first, last, x, xStride, tokens, up, rows, false, scratch);
                 SwiGlu.Apply(gate, up, gate, (long)tokens * rows);
                 for (int t = 0; t < tokens; t++)
                     Unsafe.CopyBlockUnaligned(y + (t * yStride) + first, gate + ((long)t * rows), (uint)rows * sizeof(float));

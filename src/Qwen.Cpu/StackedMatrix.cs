@@ -9,11 +9,13 @@ public sealed unsafe class StackedMatrix
 
     private readonly WeightMatrix[] _parts;
     private readonly float*[] _biases;
-    private readonly int[] _firstRows, _firstTiles;
+    private readonly int[] _firstRows, _firstTiles, _orderOfPart;
+    private readonly List<nint> _orders = [];
 
     /// <summary>Stacks matrices.</summary>
     /// <param name="parts">At least one; all with the same columns.</param>
     /// <param name="biases">For each a pointer to its Rows values, or null; they outlive this object.</param>
+    /// <exception cref="ArgumentException">Counts or columns differ, or a part lacks the scales, or has an input order, that its type cannot have.</exception>
     public StackedMatrix(ReadOnlySpan<WeightMatrix> parts, float*[] biases)
     {
         ArgumentOutOfRangeException.ThrowIfZero(parts.Length);
@@ -22,13 +24,19 @@ public sealed unsafe class StackedMatrix
         _biases = biases;
         _firstRows = new int[parts.Length + 1];
         _firstTiles = new int[parts.Length + 1];
+        _orderOfPart = new int[parts.Length];
         for (int i = 0; i < parts.Length; i++)
         {
             ArgumentOutOfRangeException.ThrowIfNotEqual(parts[i].Columns, parts[0].Columns);
             _firstRows[i + 1] = checked(_firstRows[i] + parts[i].Rows);
             _firstTiles[i + 1] = _firstTiles[i] + ((parts[i].Rows + TileRows - 1) / TileRows);
-            HasFloats |= parts[i].Type.IsFloat;
-            HasIntegers |= !parts[i].Type.IsFloat;
+            parts[i].CheckExtras();
+            if (parts[i].Type.IsFloat)
+                continue;
+            nint order = (nint)parts[i].InputOrder;
+            if (!_orders.Contains(order))
+                _orders.Add(order);
+            _orderOfPart[i] = _orders.IndexOf(order);
         }
     }
 
@@ -41,17 +49,20 @@ public sealed unsafe class StackedMatrix
     /// <summary>The parts.</summary>
     public ReadOnlySpan<WeightMatrix> Parts => _parts;
 
-    /// <summary>Some part computes on F32 activations.</summary>
-    internal bool HasFloats { get; }
-
-    /// <summary>Some part computes on quantized activations.</summary>
-    internal bool HasIntegers { get; }
+    /// <summary>The different orders in which parts take quantized activations; none where all parts compute on F32.</summary>
+    internal int Orders => _orders.Count;
 
     /// <summary>Pieces of work.</summary>
     internal int Tiles => _firstTiles[^1];
 
     /// <summary>Bias of a part, or null.</summary>
     internal float* Bias(int part) => _biases[part];
+
+    /// <summary>The input feature of each column, for one of the <see cref="Orders"/>; null: as they come.</summary>
+    internal int* Order(int index) => (int*)_orders[index];
+
+    /// <summary>Which of the <see cref="Orders"/> a part takes.</summary>
+    internal int OrderOf(int part) => _orderOfPart[part];
 
     /// <summary>First row of a part among all rows.</summary>
     internal int FirstRow(int part) => _firstRows[part];

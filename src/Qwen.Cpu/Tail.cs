@@ -14,7 +14,7 @@ internal static unsafe class Tail
     /// <param name="stage">64 bytes to work in.</param>
     public static TLanes Load<TLanes, TElement>(byte* source, int count, float fill, byte* stage)
         where TLanes : unmanaged, ILanes<TLanes>
-        where TElement : struct, IFloatElement
+        where TElement : struct, IWritableElement
     {
         TElement.Store(TLanes.Broadcast(fill), stage);
         Buffer.MemoryCopy(source, stage, 64, count * TElement.Bytes);

@@ -1,6 +1,11 @@
 namespace Qwen.Cpu;
 
-/// <summary>How the elements of a weight matrix are stored. The quantized types are those of GGUF (ggml's block layouts).</summary>
+/// <summary>How the elements of a weight matrix are stored. Q and IQ types are those of GGUF (ggml's block layouts).</summary>
+/// <remarks>
+/// Int{4,8}G{g} are this engine's own: group-quantized checkpoints (AWQ, GPTQ) are repacked to them once, when they are loaded. A zero lies
+/// in 0..256, so scale * zero is exact in F32. 4-bit codes come in runs of 64 columns, 32 bytes each: byte i holds the code of column i in its
+/// low nibble and that of column 32 + i in its high one. (Int4G32: runs of 32 columns in 16 bytes, as Q4_0.) 8-bit codes come in column order.
+/// </remarks>
 public enum WeightType : byte
 {
     /// <summary>IEEE binary32.</summary>
@@ -12,7 +17,7 @@ public enum WeightType : byte
     /// <summary>The upper half of a binary32.</summary>
     BF16,
 
-    /// <summary>OCP E4M3, with scales in a <see cref="ScaleGrid"/>.</summary>
+    /// <summary>OCP 8-bit float with 4 exponent and 3 fraction bits, no infinities (E4M3FN), with a <see cref="ScaleGrid"/>.</summary>
     F8_E4M3,
 
     /// <summary>Blocks of 32: F16 scale, 4-bit codes less 8.</summary>
@@ -54,42 +59,23 @@ public enum WeightType : byte
     /// <summary>Super-blocks of 256: 8 sub-blocks with 6-bit scales, 4-bit indices into the table of IQ4_NL.</summary>
     IQ4_XS,
 
-    /// <summary>Blocks of 32: F16 scale, int16 zero, 4-bit codes.</summary>
+    /// <summary>Blocks of 32: F16 scale, int16 zero, 4-bit codes; value = scale * (code - zero).</summary>
     Int4G32,
 
-    /// <summary>Blocks of 64: F16 scale, int16 zero, 4-bit codes.</summary>
+    /// <summary>As Int4G32, in blocks of 64.</summary>
     Int4G64,
 
-    /// <summary>Blocks of 128: F16 scale, int16 zero, 4-bit codes.</summary>
+    /// <summary>As Int4G32, in blocks of 128.</summary>
     Int4G128,
 
-    /// <summary>Blocks of 32: F16 scale, int16 zero, 8-bit codes.</summary>
+    /// <summary>Blocks of 32: F16 scale, int16 zero, 8-bit unsigned codes; value = scale * (code - zero).</summary>
     Int8G32,
 
-    /// <summary>Blocks of 64: F16 scale, int16 zero, 8-bit codes.</summary>
+    /// <summary>As Int8G32, in blocks of 64.</summary>
     Int8G64,
 
-    /// <summary>Blocks of 128: F16 scale, int16 zero, 8-bit codes.</summary>
+    /// <summary>As Int8G32, in blocks of 128.</summary>
     Int8G128,
-}
-
-/// <summary>The scales of an FP8 matrix, one for each block of it: value(r, c) = E4M3(code) * values[r / blockRows, c / blockColumns].</summary>
-/// <param name="values">[ceil(Rows / blockRows), ceil(Columns / blockColumns)], each below 128 in magnitude.</param>
-/// <param name="blockRows">Rows of a block: all of the matrix's for a scale per tensor, 1 for one per channel.</param>
-/// <param name="blockColumns">Columns of a block: a multiple of 16, or at least all of the matrix's.</param>
-public readonly unsafe struct ScaleGrid(float* values, int blockRows, int blockColumns)
-{
-    /// <summary>Scales are below this in magnitude: the kernels multiply them by 2^120.</summary>
-    public const float MaxScale = 128f;
-
-    /// <summary>Scales, row-major.</summary>
-    public readonly float* Values = values;
-
-    /// <summary>Rows of a block.</summary>
-    public readonly int BlockRows = blockRows;
-
-    /// <summary>Columns of a block.</summary>
-    public readonly int BlockColumns = blockColumns;
 }
 
 /// <summary>A row-major matrix [Rows, Columns] of weights where it lies: usually the mapped bytes of a model file.</summary>
@@ -98,16 +84,13 @@ public readonly unsafe struct ScaleGrid(float* values, int blockRows, int blockC
 /// <param name="columns">Input features; a multiple of the type's block.</param>
 /// <param name="data">First byte of row 0; rows follow each other without gaps. No alignment is asked for.</param>
 /// <param name="rowBytes">Bytes of a row.</param>
-/// <param name="scales">Scales of FP8 codes, of which none may be NaN.</param>
-/// <param name="inputOrder">Column j multiplies x[inputOrder[j]] (GPTQ's act-order); null for x[j]. For quantized types only.</param>
-public readonly unsafe struct WeightMatrix(WeightType type, int rows, int columns, byte* data, long rowBytes, ScaleGrid scales = default, int* inputOrder = null)
+/// <param name="scales">Of F8_E4M3, what each element is multiplied with; other types have none.</param>
+/// <param name="inputOrder">
+/// Null, or Columns indices: column j multiplies x[inputOrder[j]] (GPTQ's act-order). For quantized types only; equal orders share a pointer.
+/// </param>
+public readonly unsafe struct WeightMatrix(
+    WeightType type, int rows, int columns, byte* data, long rowBytes, ScaleGrid scales = default, int* inputOrder = null)
 {
-    /// <summary>Scales of FP8 codes.</summary>
-    public readonly ScaleGrid Scales = scales;
-
-    /// <summary>Column j multiplies x[InputOrder[j]]; null for j itself.</summary>
-    public readonly int* InputOrder = inputOrder;
-
     /// <summary>Storage of the elements.</summary>
     public readonly WeightType Type = type;
 
@@ -122,6 +105,30 @@ public readonly unsafe struct WeightMatrix(WeightType type, int rows, int column
 
     /// <summary>Bytes of a row.</summary>
     public readonly long RowBytes = rowBytes;
+
+    /// <summary>Of F8_E4M3, what each element is multiplied with.</summary>
+    public readonly ScaleGrid Scales = scales;
+
+    /// <summary>Null, or for each column the input feature that it multiplies.</summary>
+    public readonly int* InputOrder = inputOrder;
+
+    /// <summary>Throws where the scales or the input order are not what the type needs.</summary>
+    /// <exception cref="ArgumentException">They are not.</exception>
+    internal void CheckExtras()
+    {
+        bool wholeRows = Scales.BlockColumns >= Columns || Scales.BlockColumns % 16 == 0;
+        if (Type == WeightType.F8_E4M3 && (Scales.Values is null || Scales.BlockRows <= 0 || Scales.BlockColumns <= 0 || !wholeRows))
+            throw new ArgumentException($"{Type} has no scales for blocks of {Scales.BlockRows} rows and {Scales.BlockColumns} columns.");
+        if (InputOrder is null)
+            return;
+        if (Type.IsFloat)
+            throw new ArgumentException($"{Type} takes its inputs in order.");
+        for (int k = 0; k < Columns; k++)
+        {
+            if ((uint)InputOrder[k] >= (uint)Columns)
+                throw new ArgumentException($"Column {k} multiplies the input {InputOrder[k]} of {Columns}.");
+        }
+    }
 }
 
 /// <summary>Facts about <see cref="WeightType"/>.</summary>

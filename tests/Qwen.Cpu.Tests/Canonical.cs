@@ -25,6 +25,29 @@ internal static class Canonical
         return Fold16(lanes);
     }
 
+    /// <summary>Scaled blocks of columns: lane l sums k = l, l + 16, .. of each block; total l = fma(sum, scale, total) block by block; then the fold.</summary>
+    public static float ScaledDot(ReadOnlySpan<float> w, ReadOnlySpan<float> x, ReadOnlySpan<float> scales, int blockColumns)
+    {
+        Span<float> totals = stackalloc float[16], lanes = stackalloc float[16];
+        for (int block = 0; block < scales.Length; block++)
+        {
+            lanes.Clear();
+            for (int k = block * blockColumns; k < Math.Min(w.Length, (block + 1) * blockColumns); k++)
+                lanes[k % 16] = MathF.FusedMultiplyAdd(w[k], x[k], lanes[k % 16]);
+            for (int l = 0; l < 16; l++)
+                totals[l] = MathF.FusedMultiplyAdd(lanes[l], scales[block], totals[l]);
+        }
+
+        return Fold16(totals);
+    }
+
+    /// <summary>The value of an E4M3 code, by its definition.</summary>
+    public static float E4M3(byte code)
+    {
+        int exponent = (code >> 3) & 15, fraction = code & 7;
+        double magnitude = (code & 0x7F) == 0x7F ? double.NaN : exponent == 0 ? fraction / 8.0 * Math.Pow(2, -6) : (1 + (fraction / 8.0)) * Math.Pow(2, exponent - 7);
+        return (float)Math.CopySign(magnitude, code >= 0x80 ? -1 : 1);
+    }
 
     /// <summary>e^x: range reduction, a polynomial by Horner's rule, two powers of two.</summary>
     public static float Exp(float x)

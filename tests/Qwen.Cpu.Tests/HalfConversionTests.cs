@@ -83,16 +83,17 @@ public sealed unsafe class HalfConversionTests
 
     private static void Widen(Isa isa, WeightType type, void* source, float* target, int count)
     {
+        WeightMatrix row = new(type, 1, count, (byte*)source, count * sizeof(short));
         switch (isa)
         {
             case Isa.Avx512:
-                FloatRows.DequantizeRow<Lanes512>(type, (byte*)source, target, count);
+                FloatRows.DequantizeRow<Lanes512>(row, 0, target);
                 break;
             case Isa.Avx2:
-                FloatRows.DequantizeRow<Lanes256>(type, (byte*)source, target, count);
+                FloatRows.DequantizeRow<Lanes256>(row, 0, target);
                 break;
             default:
-                FloatRows.DequantizeRow<Lanes128>(type, (byte*)source, target, count);
+                FloatRows.DequantizeRow<Lanes128>(row, 0, target);
                 break;
         }
     }

@@ -2,7 +2,10 @@ using System.Buffers.Binary;
 
 namespace Qwen.Cpu.Tests;
 
-/// <summary>The block layouts of GGUF read one element at a time: what the kernels are held against. Itself held against the goldens.</summary>
+/// <summary>
+/// The block layouts of GGUF, and the engine's own of groups, read one element at a time: what the kernels are held against. GGUF's are held
+/// against the goldens themselves.
+/// </summary>
 internal static class ReferenceBlocks
 {
     private static readonly int[] NonLinear = [-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113];
@@ -67,7 +70,7 @@ internal static class ReferenceBlocks
             if (type == WeightType.Q8_K)
                 BinaryPrimitives.WriteSingleLittleEndian(bytes.AsSpan(block), Scale());
             if (type >= WeightType.Int4G32)
-                BinaryPrimitives.WriteInt16LittleEndian(bytes.AsSpan(block + 2), (short)random.Next(type >= WeightType.Int8G32 ? 257 : 17));
+                BinaryPrimitives.WriteInt16LittleEndian(bytes.AsSpan(block + 2), (short)random.Next(257));
         }
 
         return bytes;
@@ -95,6 +98,9 @@ internal static class ReferenceBlocks
             case WeightType.Q8_0: return new((sbyte)b[2 + k], F16(b), null);
             case WeightType.Q8_K: return new((sbyte)b[4 + k], BinaryPrimitives.ReadSingleLittleEndian(b), null);
             case WeightType.IQ4_NL: return new(NonLinear[Nibble(b[2..], k)], F16(b), null);
+            case WeightType.Int4G32: return Group(Nibble(b[4..], k), b);
+            case WeightType.Int4G64 or WeightType.Int4G128: return Group((b[4 + (k / 64 * 32) + (k % 32)] >> (k % 64 / 32 * 4)) & 15, b);
+            case WeightType.Int8G32 or WeightType.Int8G64 or WeightType.Int8G128: return Group(b[4 + k], b);
             case WeightType.IQ4_XS:
             {
                 int group = k / 32;
@@ -141,17 +147,11 @@ internal static class ReferenceBlocks
                 return new((low | (high << 4)) - 32, F16(b[208..]) * (sbyte)b[192 + (k / 16)], null);
             }
 
-            case >= WeightType.Int4G32:
-            {
-                bool four = type < WeightType.Int8G32;
-                int run = Math.Min(64, Layout(type).Columns);
-                int code = four ? (b[4 + (k / run * (run / 2)) + (k % (run / 2))] >> (k % run < run / 2 ? 0 : 4)) & 15 : b[4 + k];
-                return new(code, F16(b), -(F16(b) * BinaryPrimitives.ReadInt16LittleEndian(b[2..])));
-            }
-
             default: throw new ArgumentOutOfRangeException(nameof(type));
         }
     }
+
+    private static Weight Group(int code, ReadOnlySpan<byte> b) => new(code, F16(b), -(F16(b) * BinaryPrimitives.ReadInt16LittleEndian(b[2..])));
 
     private static int Nibble(ReadOnlySpan<byte> bytes, int k) => k < 16 ? bytes[k] & 15 : bytes[k - 16] >> 4;
 

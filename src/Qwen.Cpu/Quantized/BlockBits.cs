@@ -116,7 +116,7 @@ internal static unsafe class BlockBits
     public static Vector512<float> Halves(byte* bytes, int stride)
     {
         (Vector256<uint> low, Vector256<uint> high) = Vector256.Widen(Vector256.Create(EightHalves(bytes, stride), EightHalves(bytes + (8 * stride), stride)));
-        return WidenHalves(Lanes.Join(low, high).AsInt32());
+        return Widen(Lanes.Join(low, high).AsInt32());
     }
 
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
@@ -124,14 +124,14 @@ internal static unsafe class BlockBits
         *(ushort*)bytes, *(ushort*)(bytes + stride), *(ushort*)(bytes + (2 * stride)), *(ushort*)(bytes + (3 * stride)),
         *(ushort*)(bytes + (4 * stride)), *(ushort*)(bytes + (5 * stride)), *(ushort*)(bytes + (6 * stride)), *(ushort*)(bytes + (7 * stride)));
 
-    /// <summary>Sixteen binary16 patterns as floats.</summary>
+    /// <summary>Binary16 bit patterns as floats.</summary>
     /// <remarks>
     /// Exponent and fraction move to their places and the exponent is rebiased. A subnormal gets the exponent of 2^-14 and loses it by an exact
     /// subtraction: a product with 2^112 would do for all, but costs a hundred cycles where an operand is subnormal, and small scales often are.
     /// Infinities and NaNs get all ones for the exponent.
     /// </remarks>
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    public static Vector512<float> WidenHalves(Vector512<int> halves)
+    public static Vector512<float> Widen(Vector512<int> halves)
     {
         Vector512<int> magnitude = halves & Vector512.Create(0x7FFF), shifted = magnitude << 13;
         Vector512<int> subnormal = ((shifted | Vector512.Create(113 << 23)).AsSingle() - Vector512.Create(6.103515625e-05f)).AsInt32();
@@ -141,9 +141,9 @@ internal static unsafe class BlockBits
         return (value | special | ((halves ^ magnitude) << 16)).AsSingle();
     }
 
-    /// <inheritdoc cref="WidenHalves"/>
+    /// <inheritdoc cref="Widen(Vector512{int})"/>
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    private static Vector128<float> Widen(Vector128<int> halves)
+    public static Vector128<float> Widen(Vector128<int> halves)
     {
         Vector128<int> magnitude = halves & Vector128.Create(0x7FFF), shifted = magnitude << 13;
         Vector128<int> subnormal = ((shifted | Vector128.Create(113 << 23)).AsSingle() - Vector128.Create(6.103515625e-05f)).AsInt32();

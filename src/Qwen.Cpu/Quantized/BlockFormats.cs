@@ -3,136 +3,108 @@ using System.Runtime.Intrinsics;
 
 namespace Qwen.Cpu.Quantized;
 
-// The layouts with blocks of 32 columns: a binary16 scale (and bias), then the codes.
+// The layouts with blocks of 32 columns: a binary16 scale (and bias), then the codes. Q4_0, Q5_0, Q8_0 and IQ4_NL are ScaledBlock of their codes,
+// Q4_1 and Q5_1 are BiasedBlock.
 
-/// <summary>F16 scale; 16 bytes of nibbles; value = scale * (code - 8).</summary>
-internal readonly unsafe struct Q4_0 : IQuantizedFormat
+/// <summary>How 32 codes are packed.</summary>
+internal unsafe interface IBlockCodes
 {
-    public static int BlockColumns => 32;
-    public static int BlockBytes => 18;
-    public static int SubBlock => 32;
-    public static int Offset => 8;
+    /// <summary>Bytes of 32 codes.</summary>
+    static abstract int Bytes { get; }
+
+    /// <summary>The code of zero in a block without a bias.</summary>
+    static abstract int Zero { get; }
+
+    /// <summary>The largest code.</summary>
+    static abstract int MaxCode { get; }
+
+    /// <summary>The 32 codes at <paramref name="packed"/>.</summary>
+    static abstract Vector256<byte> Unpack(byte* packed);
+
+    /// <summary>Those at <paramref name="packed"/> and those <paramref name="stride"/> bytes further.</summary>
+    static abstract Vector512<byte> UnpackPair(byte* packed, int stride);
+}
+
+/// <summary>16 bytes of nibbles.</summary>
+internal readonly unsafe struct NibbleCodes : IBlockCodes
+{
+    public static int Bytes => 16;
+    public static int Zero => 8;
     public static int MaxCode => 15;
-    public static bool HasBias => false;
 
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    public static Vector256<byte> Codes(byte* blocks, int group) => BlockBits.Nibbles(blocks + ((long)group * BlockBytes) + 2);
+    public static Vector256<byte> Unpack(byte* packed) => BlockBits.Nibbles(packed);
 
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    public static Vector512<byte> CodePair(byte* blocks, int pair) => BlockBits.NibblePair(blocks + ((long)pair * 2 * BlockBytes) + 2, BlockBytes);
-
-    [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    public static void Scales(byte* blocks, out Vector512<float> scales, out Vector512<float> biases)
-    {
-        scales = BlockBits.Halves(blocks, BlockBytes);
-        biases = default;
-    }
+    public static Vector512<byte> UnpackPair(byte* packed, int stride) => BlockBits.NibblePair(packed, stride);
 }
 
-/// <summary>F16 scale and bias; 16 bytes of nibbles; value = scale * code + bias.</summary>
-internal readonly unsafe struct Q4_1 : IQuantizedFormat
+/// <summary>32 fifth bits, then 16 bytes of nibbles.</summary>
+internal readonly unsafe struct FiveBitCodes : IBlockCodes
 {
-    public static int BlockColumns => 32;
-    public static int BlockBytes => 20;
-    public static int SubBlock => 32;
-    public static int Offset => 0;
-    public static int MaxCode => 15;
-    public static bool HasBias => true;
-
-    [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    public static Vector256<byte> Codes(byte* blocks, int group) => BlockBits.Nibbles(blocks + ((long)group * BlockBytes) + 4);
-
-    [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    public static Vector512<byte> CodePair(byte* blocks, int pair) => BlockBits.NibblePair(blocks + ((long)pair * 2 * BlockBytes) + 4, BlockBytes);
-
-    [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    public static void Scales(byte* blocks, out Vector512<float> scales, out Vector512<float> biases)
-    {
-        scales = BlockBits.Halves(blocks, BlockBytes);
-        biases = BlockBits.Halves(blocks + 2, BlockBytes);
-    }
-}
-
-/// <summary>F16 scale; 32 fifth bits; 16 bytes of nibbles; value = scale * (code - 16).</summary>
-internal readonly unsafe struct Q5_0 : IQuantizedFormat
-{
-    public static int BlockColumns => 32;
-    public static int BlockBytes => 22;
-    public static int SubBlock => 32;
-    public static int Offset => 16;
+    public static int Bytes => 20;
+    public static int Zero => 16;
     public static int MaxCode => 31;
-    public static bool HasBias => false;
 
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    public static Vector256<byte> Codes(byte* blocks, int group)
-    {
-        byte* block = blocks + ((long)group * BlockBytes);
-        return BlockBits.Nibbles(block + 6) | BlockBits.FifthBits(Unsafe.ReadUnaligned<uint>(block + 2));
-    }
+    public static Vector256<byte> Unpack(byte* packed) => BlockBits.Nibbles(packed + 4) | BlockBits.FifthBits(Unsafe.ReadUnaligned<uint>(packed));
 
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    public static Vector512<byte> CodePair(byte* blocks, int pair)
-    {
-        byte* block = blocks + ((long)pair * 2 * BlockBytes);
-        return BlockBits.NibblePair(block + 6, BlockBytes) | BlockBits.FifthBitPair(block + 2, BlockBytes);
-    }
-
-    [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    public static void Scales(byte* blocks, out Vector512<float> scales, out Vector512<float> biases)
-    {
-        scales = BlockBits.Halves(blocks, BlockBytes);
-        biases = default;
-    }
+    public static Vector512<byte> UnpackPair(byte* packed, int stride) => BlockBits.NibblePair(packed + 4, stride) | BlockBits.FifthBitPair(packed, stride);
 }
 
-/// <summary>F16 scale and bias; 32 fifth bits; 16 bytes of nibbles; value = scale * code + bias.</summary>
-internal readonly unsafe struct Q5_1 : IQuantizedFormat
+/// <summary>32 signed bytes; the code is byte + 128: the sign bit flipped.</summary>
+internal readonly unsafe struct SignedByteCodes : IBlockCodes
 {
-    public static int BlockColumns => 32;
-    public static int BlockBytes => 24;
-    public static int SubBlock => 32;
-    public static int Offset => 0;
-    public static int MaxCode => 31;
-    public static bool HasBias => true;
-
-    [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    public static Vector256<byte> Codes(byte* blocks, int group)
-    {
-        byte* block = blocks + ((long)group * BlockBytes);
-        return BlockBits.Nibbles(block + 8) | BlockBits.FifthBits(Unsafe.ReadUnaligned<uint>(block + 4));
-    }
-
-    [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    public static Vector512<byte> CodePair(byte* blocks, int pair)
-    {
-        byte* block = blocks + ((long)pair * 2 * BlockBytes);
-        return BlockBits.NibblePair(block + 8, BlockBytes) | BlockBits.FifthBitPair(block + 4, BlockBytes);
-    }
-
-    [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    public static void Scales(byte* blocks, out Vector512<float> scales, out Vector512<float> biases)
-    {
-        scales = BlockBits.Halves(blocks, BlockBytes);
-        biases = BlockBits.Halves(blocks + 2, BlockBytes);
-    }
-}
-
-/// <summary>F16 scale; 32 signed bytes; value = scale * byte, and the code is byte + 128: the sign bit flipped.</summary>
-internal readonly unsafe struct Q8_0 : IQuantizedFormat
-{
-    public static int BlockColumns => 32;
-    public static int BlockBytes => 34;
-    public static int SubBlock => 32;
-    public static int Offset => 128;
+    public static int Bytes => 32;
+    public static int Zero => 128;
     public static int MaxCode => 255;
+
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    public static Vector256<byte> Unpack(byte* packed) => Vector256.Load(packed) ^ Vector256.Create((byte)0x80);
+
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    public static Vector512<byte> UnpackPair(byte* packed, int stride) => Lanes.Join(Unpack(packed), Unpack(packed + stride));
+}
+
+/// <summary>16 bytes of nibbles that index the 16 levels; the code is level + 128.</summary>
+internal readonly unsafe struct NonLinearCodes : IBlockCodes
+{
+    public static int Bytes => 16;
+    public static int Zero => 128;
+    public static int MaxCode => 241;
+
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    public static Vector256<byte> Unpack(byte* packed) => BlockBits.NonLinearLevels(packed);
+
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    public static Vector512<byte> UnpackPair(byte* packed, int stride) => Lanes.Join(Unpack(packed), Unpack(packed + stride));
+}
+
+/// <summary>F16 scale, codes; value = scale * (code - zero).</summary>
+internal readonly unsafe struct ScaledBlock<TCodes> : IQuantizedFormat
+    where TCodes : struct, IBlockCodes
+{
+    private const int HeadBytes = 2;
+
+    public static int BlockColumns => 32;
+
+    public static int BlockBytes
+    {
+        [MethodImpl(MethodImplOptions.AggressiveInlining)]
+        get => HeadBytes + TCodes.Bytes;
+    }
+
+    public static int SubBlock => 32;
+    public static int Offset => TCodes.Zero;
+    public static int MaxCode => TCodes.MaxCode;
     public static bool HasBias => false;
 
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    public static Vector256<byte> Codes(byte* blocks, int group) =>
-        Vector256.Load(blocks + ((long)group * BlockBytes) + 2) ^ Vector256.Create((byte)0x80);
+    public static Vector256<byte> Codes(byte* blocks, int group) => TCodes.Unpack(blocks + ((long)group * BlockBytes) + HeadBytes);
 
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    public static Vector512<byte> CodePair(byte* blocks, int pair) => Lanes.Join(Codes(blocks, 2 * pair), Codes(blocks, (2 * pair) + 1));
+    public static Vector512<byte> CodePair(byte* blocks, int pair) => TCodes.UnpackPair(blocks + ((long)pair * 2 * BlockBytes) + HeadBytes, BlockBytes);
 
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
     public static void Scales(byte* blocks, out Vector512<float> scales, out Vector512<float> biases)
@@ -142,26 +114,35 @@ internal readonly unsafe struct Q8_0 : IQuantizedFormat
     }
 }
 
-/// <summary>F16 scale; 16 bytes of nibbles that index the 16 levels; value = scale * level, and the code is level + 128.</summary>
-internal readonly unsafe struct IQ4_NL : IQuantizedFormat
+/// <summary>F16 scale and bias, codes; value = scale * code + bias.</summary>
+internal readonly unsafe struct BiasedBlock<TCodes> : IQuantizedFormat
+    where TCodes : struct, IBlockCodes
 {
+    private const int HeadBytes = 4;
+
     public static int BlockColumns => 32;
-    public static int BlockBytes => 18;
+
+    public static int BlockBytes
+    {
+        [MethodImpl(MethodImplOptions.AggressiveInlining)]
+        get => HeadBytes + TCodes.Bytes;
+    }
+
     public static int SubBlock => 32;
-    public static int Offset => 128;
-    public static int MaxCode => 241;
-    public static bool HasBias => false;
+    public static int Offset => 0;
+    public static int MaxCode => TCodes.MaxCode;
+    public static bool HasBias => true;
 
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    public static Vector256<byte> Codes(byte* blocks, int group) => BlockBits.NonLinearLevels(blocks + ((long)group * BlockBytes) + 2);
+    public static Vector256<byte> Codes(byte* blocks, int group) => TCodes.Unpack(blocks + ((long)group * BlockBytes) + HeadBytes);
 
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    public static Vector512<byte> CodePair(byte* blocks, int pair) => Lanes.Join(Codes(blocks, 2 * pair), Codes(blocks, (2 * pair) + 1));
+    public static Vector512<byte> CodePair(byte* blocks, int pair) => TCodes.UnpackPair(blocks + ((long)pair * 2 * BlockBytes) + HeadBytes, BlockBytes);
 
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
     public static void Scales(byte* blocks, out Vector512<float> scales, out Vector512<float> biases)
     {
         scales = BlockBits.Halves(blocks, BlockBytes);
-        biases = default;
+        biases = BlockBits.Halves(blocks + 2, BlockBytes);
     }
 }

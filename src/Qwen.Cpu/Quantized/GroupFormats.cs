@@ -1,38 +1,48 @@
 using System.Runtime.CompilerServices;
 using System.Runtime.Intrinsics;
+using System.Runtime.Intrinsics.X86;
 
 namespace Qwen.Cpu.Quantized;
 
-// The engine's own layouts, to which AWQ and GPTQ are repacked: a block is a group of columns with F16 scale, int16 zero and its codes;
-// value = scale * (code - zero). A scale has 11 significant bits and a zero at most 9, so scale * zero is exact in F32.
+// The engine's own layouts for group-quantized checkpoints. A block is a group: F16 scale, int16 zero, codes; value = scale * (code - zero).
 
-/// <summary>Columns that share a scale and a zero.</summary>
-internal interface IGroupSize
+/// <summary>How many columns share a scale and a zero.</summary>
+internal interface IGroup
 {
+    /// <summary>32, 64 or 128.</summary>
     static abstract int Columns { get; }
 }
 
-internal readonly struct Group32 : IGroupSize
+/// <summary>Groups of 32.</summary>
+internal readonly struct GroupOf32 : IGroup
 {
     public static int Columns => 32;
 }
 
-internal readonly struct Group64 : IGroupSize
+/// <summary>Groups of 64.</summary>
+internal readonly struct GroupOf64 : IGroup
 {
     public static int Columns => 64;
 }
 
-internal readonly struct Group128 : IGroupSize
+/// <summary>Groups of 128.</summary>
+internal readonly struct GroupOf128 : IGroup
 {
     public static int Columns => 128;
 }
 
-/// <summary>4-bit codes: byte i of a run of 64 columns (of 32 in a group of 32) holds column i and, above it, the column half a run on.</summary>
+/// <summary>4-bit codes: in runs of 64 columns, first low nibbles, then high ones; in a group of 32, a run of 32.</summary>
 internal readonly unsafe struct Int4<TGroup> : IQuantizedFormat
-    where TGroup : struct, IGroupSize
+    where TGroup : struct, IGroup
 {
     public static int BlockColumns => TGroup.Columns;
-    public static int BlockBytes => GroupHead.Bytes + (TGroup.Columns / 2);
+
+    public static int BlockBytes
+    {
+        [MethodImpl(MethodImplOptions.AggressiveInlining)]
+        get => GroupHead.Bytes + (TGroup.Columns / 2);
+    }
+
     public static int SubBlock => 32;
     public static int Offset => 0;
     public static int MaxCode => 15;
@@ -41,7 +51,7 @@ internal readonly unsafe struct Int4<TGroup> : IQuantizedFormat
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
     public static Vector256<byte> Codes(byte* blocks, int group) => TGroup.Columns == 32
         ? BlockBits.Nibbles(blocks + ((long)group * BlockBytes) + GroupHead.Bytes)
-        : BlockBits.Field(Run(blocks, group >> 1), (group & 1) * 4, 4);
+        : BlockBits.Field(Run(blocks, group >> 1), 4 * (group & 1), 4);
 
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
     public static Vector512<byte> CodePair(byte* blocks, int pair) => TGroup.Columns == 32
@@ -52,21 +62,27 @@ internal readonly unsafe struct Int4<TGroup> : IQuantizedFormat
     public static void Scales(byte* blocks, out Vector512<float> scales, out Vector512<float> biases) =>
         GroupHead.Scales<TGroup>(blocks, BlockBytes, out scales, out biases);
 
-    /// <summary>The 32 bytes of the 64 columns from 64 * <paramref name="run"/> on.</summary>
+    /// <summary>The 32 bytes of the run-th 64 columns.</summary>
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
     private static byte* Run(byte* blocks, int run)
     {
-        int runs = TGroup.Columns / 64;
-        return blocks + ((long)((uint)run / runs) * BlockBytes) + GroupHead.Bytes + ((uint)run % runs * 32);
+        (uint block, uint inBlock) = Math.DivRem((uint)run, (uint)TGroup.Columns / 64);
+        return blocks + ((long)block * BlockBytes) + GroupHead.Bytes + (inBlock * 32);
     }
 }
 
-/// <summary>8-bit codes in column order.</summary>
+/// <summary>Unsigned 8-bit codes in column order.</summary>
 internal readonly unsafe struct Int8<TGroup> : IQuantizedFormat
-    where TGroup : struct, IGroupSize
+    where TGroup : struct, IGroup
 {
     public static int BlockColumns => TGroup.Columns;
-    public static int BlockBytes => GroupHead.Bytes + TGroup.Columns;
+
+    public static int BlockBytes
+    {
+        [MethodImpl(MethodImplOptions.AggressiveInlining)]
+        get => GroupHead.Bytes + TGroup.Columns;
+    }
+
     public static int SubBlock => 32;
     public static int Offset => 0;
     public static int MaxCode => 255;
@@ -75,8 +91,8 @@ internal readonly unsafe struct Int8<TGroup> : IQuantizedFormat
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
     public static Vector256<byte> Codes(byte* blocks, int group)
     {
-        int groups = TGroup.Columns / 32;
-        return Vector256.Load(blocks + ((long)((uint)group / groups) * BlockBytes) + GroupHead.Bytes + ((uint)group % groups * 32));
+        (uint block, uint inBlock) = Math.DivRem((uint)group, (uint)TGroup.Columns / 32);
+        return Vector256.Load(blocks + ((long)block * BlockBytes) + GroupHead.Bytes + (inBlock * 32));
     }
 
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
@@ -87,35 +103,59 @@ internal readonly unsafe struct Int8<TGroup> : IQuantizedFormat
         GroupHead.Scales<TGroup>(blocks, BlockBytes, out scales, out biases);
 }
 
-/// <summary>The first bytes of a group: F16 scale, int16 zero.</summary>
+/// <summary>The first four bytes of a group: binary16 scale, int16 zero.</summary>
 internal static unsafe class GroupHead
 {
+    /// <summary>Bytes before the codes.</summary>
     public const int Bytes = 4;
 
-    /// <summary>The scales and biases, -(scale * zero), of 16 sub-blocks of 32 columns.</summary>
+    /// <summary>The scales, and the biases -(scale * zero), of the 16 sub-blocks of 32 columns that begin at <paramref name="blocks"/>.</summary>
+    /// <remarks>A zero of up to 9 bits times a fraction of 11 is exact in F32.</remarks>
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    public static void Scales<TGroup>(byte* blocks, int blockBytes, out Vector512<float> scales, out Vector512<float> biases)
-        where TGroup : struct, IGroupSize
+    public static void Scales<TGroup>(byte* blocks, int stride, out Vector512<float> scales, out Vector512<float> biases)
+        where TGroup : struct, IGroup
     {
-        Vector512<int> heads = TGroup.Columns switch
+        if (TGroup.Columns == 32)
         {
-            32 => Lanes.Join(Eight(blocks, blockBytes), Eight(blocks + (8 * blockBytes), blockBytes)),
-            64 => Repeat(Eight(blocks, blockBytes), Vector256.Create(0, 0, 1, 1, 2, 2, 3, 3), Vector256.Create(4, 4, 5, 5, 6, 6, 7, 7)),
-            _ => Repeat(Four(blocks, blockBytes).ToVector256Unsafe(), Vector256.Create(0, 0, 0, 0, 1, 1, 1, 1), Vector256.Create(2, 2, 2, 2, 3, 3, 3, 3)),
-        };
-        scales = BlockBits.WidenHalves(heads & Vector512.Create(0xFFFF));
-        biases = -(scales * Vector512.ConvertToSingle(heads >> 16));
+            Vector512<int> heads = Lanes.Join(
+                Vector256.Create(Four(blocks, stride), Four(blocks + (4 * stride), stride)),
+                Vector256.Create(Four(blocks + (8 * stride), stride), Four(blocks + (12 * stride), stride)));
+            scales = BlockBits.Widen(heads & Vector512.Create(0xFFFF));
+            biases = scales * Vector512.ConvertToSingle(-(heads >> 16));
+            return;
+        }
+
+        Vector128<int> first = Four(blocks, stride);
+        Vector128<float> firstScales = BlockBits.Widen(first & Vector128.Create(0xFFFF)), firstBiases = Biases(firstScales, first);
+        if (TGroup.Columns == 128)
+        {
+            scales = FourTimes(firstScales);
+            biases = FourTimes(firstBiases);
+            return;
+        }
+
+        Vector128<int> second = Four(blocks + (4 * stride), stride);
+        Vector128<float> secondScales = BlockBits.Widen(second & Vector128.Create(0xFFFF));
+        scales = Lanes.Join(Twice(firstScales), Twice(secondScales));
+        biases = Lanes.Join(Twice(firstBiases), Twice(Biases(secondScales, second)));
     }
 
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    private static Vector512<int> Repeat(Vector256<int> heads, Vector256<int> lower, Vector256<int> upper) =>
-        Lanes.Join(Vector256.Shuffle(heads, lower), Vector256.Shuffle(heads, upper));
+    private static Vector128<int> Four(byte* blocks, int stride) => Vector128.Create(
+        Unsafe.ReadUnaligned<int>(blocks), Unsafe.ReadUnaligned<int>(blocks + stride),
+        Unsafe.ReadUnaligned<int>(blocks + (2 * stride)), Unsafe.ReadUnaligned<int>(blocks + (3 * stride)));
 
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    private static Vector256<int> Eight(byte* blocks, int blockBytes) =>
-        Vector256.Create(Four(blocks, blockBytes), Four(blocks + (4 * blockBytes), blockBytes));
+    private static Vector128<float> Biases(Vector128<float> scales, Vector128<int> heads) => scales * Vector128.ConvertToSingle(-(heads >> 16));
 
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    private static Vector128<int> Four(byte* blocks, int blockBytes) => Vector128.Create(
-        *(int*)blocks, *(int*)(blocks + blockBytes), *(int*)(blocks + (2 * blockBytes)), *(int*)(blocks + (3 * blockBytes)));
+    private static Vector256<float> Twice(Vector128<float> v) => Avx2.IsSupported
+        ? Avx2.PermuteVar8x32(v.ToVector256Unsafe(), Vector256.Create(0, 0, 1, 1, 2, 2, 3, 3))
+        : Vector256.Create(Vector128.Shuffle(v, Vector128.Create(0, 0, 1, 1)), Vector128.Shuffle(v, Vector128.Create(2, 2, 3, 3)));
+
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    private static Vector512<float> FourTimes(Vector128<float> v) => Avx512F.IsSupported
+        ? Avx512F.PermuteVar16x32(v.ToVector256Unsafe().ToVector512Unsafe(), Vector512.Create(0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2, 3, 3, 3, 3))
+        : Lanes.Join(
+            Vector256.Create(Vector128.Create(v[0]), Vector128.Create(v[1])), Vector256.Create(Vector128.Create(v[2]), Vector128.Create(v[3])));
 }

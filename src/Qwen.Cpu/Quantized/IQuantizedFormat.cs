@@ -3,13 +3,13 @@ using System.Runtime.Intrinsics;
 namespace Qwen.Cpu.Quantized;
 
 /// <summary>
-/// A block layout of GGUF, reduced to what the integer kernels need. In every layout
+/// A block layout, of GGUF or the engine's own, reduced to what the integer kernels need. In every layout
 /// <c>weight = scale[b] * (code - Offset) + bias[b]</c> with an unsigned code per column and a scale (and bias) per sub-block b.
 /// </summary>
 /// <remarks>Implementations are empty structs: the members fold into the kernels as constants.</remarks>
 internal unsafe interface IQuantizedFormat
 {
-    /// <summary>Columns of a block: 32, or 256 for the super-blocks.</summary>
+    /// <summary>Columns of a block: 32, 64 or 128, or 256 for the super-blocks.</summary>
     static abstract int BlockColumns { get; }
 
     /// <summary>Bytes of a block.</summary>
@@ -26,6 +26,9 @@ internal unsafe interface IQuantizedFormat
 
     /// <summary>Whether sub-blocks have a bias.</summary>
     static abstract bool HasBias { get; }
+
+    /// <summary>Whether the blocks lie in main memory, so that asking for them in advance pays.</summary>
+    static virtual bool InMemory => true;
 
     /// <summary>The 32 codes of the columns from 32 * <paramref name="group"/> on; reads nothing outside that block.</summary>
     static abstract Vector256<byte> Codes(byte* blocks, int group);

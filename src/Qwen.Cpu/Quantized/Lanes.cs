@@ -33,14 +33,4 @@ internal static unsafe class Lanes
     public static Vector512<float> Floats<TFormat>(Vector512<int> dots, Vector512<int> sums)
         where TFormat : struct, IQuantizedFormat =>
         Vector512.ConvertToSingle(TFormat.Offset == 0 ? dots : dots - (sums << BitOperations.Log2((uint)TFormat.Offset)));
-
-    /// <summary>Adds lane l + 8 to l, then l + 4, l + 2, l + 1.</summary>
-    [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    public static float Fold(Vector512<float> lanes)
-    {
-        Vector256<float> eight = lanes.GetLower() + lanes.GetUpper();
-        Vector128<float> four = eight.GetLower() + eight.GetUpper();
-        Vector128<float> two = four + Vector128.Shuffle(four, Vector128.Create(2, 3, 0, 1));
-        return two[0] + two[1];
-    }
 }

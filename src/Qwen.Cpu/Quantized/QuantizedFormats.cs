@@ -18,25 +18,25 @@ internal static class QuantizedFormats
     {
         switch (type)
         {
-            case WeightType.Q4_0: work.Do<Q4_0>(); break;
-            case WeightType.Q4_1: work.Do<Q4_1>(); break;
-            case WeightType.Q5_0: work.Do<Q5_0>(); break;
-            case WeightType.Q5_1: work.Do<Q5_1>(); break;
-            case WeightType.Q8_0: work.Do<Q8_0>(); break;
+            case WeightType.Q4_0: work.Do<ScaledBlock<NibbleCodes>>(); break;
+            case WeightType.Q4_1: work.Do<BiasedBlock<NibbleCodes>>(); break;
+            case WeightType.Q5_0: work.Do<ScaledBlock<FiveBitCodes>>(); break;
+            case WeightType.Q5_1: work.Do<BiasedBlock<FiveBitCodes>>(); break;
+            case WeightType.Q8_0: work.Do<ScaledBlock<SignedByteCodes>>(); break;
             case WeightType.Q2_K: work.Do<Q2_K>(); break;
             case WeightType.Q3_K: work.Do<Q3_K>(); break;
             case WeightType.Q4_K: work.Do<Q4_K>(); break;
             case WeightType.Q5_K: work.Do<Q5_K>(); break;
             case WeightType.Q6_K: work.Do<Q6_K>(); break;
             case WeightType.Q8_K: work.Do<Q8_K>(); break;
-            case WeightType.IQ4_NL: work.Do<IQ4_NL>(); break;
+            case WeightType.IQ4_NL: work.Do<ScaledBlock<NonLinearCodes>>(); break;
             case WeightType.IQ4_XS: work.Do<IQ4_XS>(); break;
-            case WeightType.Int4G32: work.Do<Int4<Group32>>(); break;
-            case WeightType.Int4G64: work.Do<Int4<Group64>>(); break;
-            case WeightType.Int4G128: work.Do<Int4<Group128>>(); break;
-            case WeightType.Int8G32: work.Do<Int8<Group32>>(); break;
-            case WeightType.Int8G64: work.Do<Int8<Group64>>(); break;
-            case WeightType.Int8G128: work.Do<Int8<Group128>>(); break;
+            case WeightType.Int4G32: work.Do<Int4<GroupOf32>>(); break;
+            case WeightType.Int4G64: work.Do<Int4<GroupOf64>>(); break;
+            case WeightType.Int4G128: work.Do<Int4<GroupOf128>>(); break;
+            case WeightType.Int8G32: work.Do<Int8<GroupOf32>>(); break;
+            case WeightType.Int8G64: work.Do<Int8<GroupOf64>>(); break;
+            case WeightType.Int8G128: work.Do<Int8<GroupOf128>>(); break;
             default: throw new ArgumentException($"{type} is no quantized type.", nameof(type));
         }
     }

@@ -1,5 +1,6 @@
 using System.Runtime.CompilerServices;
 using System.Runtime.Intrinsics;
+using System.Runtime.Intrinsics.X86;
 
 namespace Qwen.Cpu.Quantized;
 
@@ -10,6 +11,12 @@ namespace Qwen.Cpu.Quantized;
 /// </remarks>
 internal static unsafe class RowDot
 {
+    /// <summary>
+    /// How far ahead lines are asked for: with two threads at the memory, it answers late. Measured on two cores of Zen 5: Q8_0 42 to 49 GB/s,
+    /// Q4_0 41 to 45, where a plain read takes 40 to 45. Past the matrix it is harmless.
+    /// </summary>
+    private const int PrefetchBytes = 8192;
+
     /// <summary>Bytes of scratch memory for rows of that many columns.</summary>
     public static long ScratchBytes(int columns) =>
         RowBlocks<Q2_K>.TailBytes + Math.Max(Unpacked<Q2_K>.Bytes(columns), Unpacked<Q4_K>.Bytes(columns)); // sub-blocks of 16 and of 32
@@ -66,6 +73,7 @@ internal static unsafe class RowDot
         for (int b = 0; b < row.SubBlocks; b += Lanes.Count)
         {
             byte* chunk = row.Chunk(b);
+            Prefetch<TFormat>(chunk + PrefetchBytes);
             Vector512<int> dots = IntegerDot.SubBlocks<TFormat>(chunk, codes + (b * TFormat.SubBlock));
             Vector512<int> sum = Vector512.Load(sums + b);
             Vector512<float> scale = Lanes.ActivationScales<TFormat>(scales, b);
@@ -75,6 +83,32 @@ internal static unsafe class RowDot
                 lanes = Vector512.FusedMultiplyAdd(weightBiases * scale, Vector512.ConvertToSingle(sum), lanes);
         }
 
-        return Lanes.Fold(lanes);
+        return Lanes512.Fold(new(lanes)); // its operations are made of narrower ones where there is no AVX-512
+    }
+
+    /// <summary>Asks for a chunk's bytes. A loop would cost as much as a tenth of the rest.</summary>
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    private static void Prefetch<TFormat>(byte* chunk)
+        where TFormat : struct, IQuantizedFormat
+    {
+        if (!Sse.IsSupported || !TFormat.InMemory)
+            return;
+        Line(0);
+        Line(1);
+        Line(2);
+        Line(3);
+        Line(4);
+        Line(5);
+        Line(6);
+        Line(7);
+        Line(8);
+        Line(9);
+
+        [MethodImpl(MethodImplOptions.AggressiveInlining)]
+        void Line(int i)
+        {
+            if (i * 64 < RowBlocks<TFormat>.ChunkBytes)
+                Sse.Prefetch1(chunk + (i * 64));
+        }
     }
 }

@@ -20,6 +20,7 @@ internal readonly unsafe struct Unpacked<TFormat> : IQuantizedFormat
         get => BlockColumns + (2 * Lanes.Count * sizeof(float));
     }
 
+    public static bool InMemory => false;
     public static int SubBlock => TFormat.SubBlock;
     public static int Offset => TFormat.Offset;
     public static int MaxCode => TFormat.MaxCode;

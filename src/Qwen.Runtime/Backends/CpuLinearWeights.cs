@@ -46,27 +46,11 @@ internal sealed unsafe class CpuLinearWeights : LinearWeights
     private WeightMatrix Load(StoredMatrix matrix) => matrix switch
     {
         TensorMatrix plain => new WeightMatrix(TypeOf(plain.Tensor), plain.Rows, plain.Columns, plain.Tensor.Data, plain.Tensor.ByteCount / plain.Rows),
-        Float8Matrix float8 when IsForKernels(float8) =>
+        Float8Matrix float8 when float8.BlockColumns % 16 == 0 || float8.BlockColumns >= float8.Columns =>
             new WeightMatrix(WeightType.F8_E4M3, float8.Rows, float8.Columns, float8.Codes.Data, float8.Columns, Grid(float8)),
         GroupQuantizedMatrix groups when GroupRepacker.TryPlan(groups, out GroupPlan plan) => Repack(groups, plan),
         _ => Widen(matrix),
     };
-
-    /// <summary>Whether the FP8 kernels compute exactly on it.</summary>
-    /// <exception cref="ModelFormatException">A code is NaN.</exception>
-    private bool IsForKernels(Float8Matrix matrix)
-    {
-        var scan = new NaNScan(matrix.Codes);
-        _pool.Run(ref scan, scan.Chunks);
-        scan.ThrowIfFound();
-        for (long i = 0; i < matrix.Scales.ElementCount; i++)
-        {
-            if (!(Math.Abs(matrix.Scales.FloatAt(i)) < ScaleGrid.MaxScale))
-                return false;
-        }
-
-        return matrix.BlockColumns % 16 == 0 || matrix.BlockColumns >= matrix.Columns;
-    }
 
     private ScaleGrid Grid(Float8Matrix matrix)
     {

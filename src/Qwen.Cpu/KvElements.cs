@@ -32,7 +32,7 @@ internal readonly struct E5M2 : IFloat8Format
 }
 
 /// <summary>Codes of an 8-bit float format, all of them finite.</summary>
-internal readonly unsafe struct Float8Element<TFormat> : IFloatElement
+internal readonly unsafe struct Float8Element<TFormat> : IWritableElement
     where TFormat : struct, IFloat8Format
 {
     public static int Bytes => 1;
@@ -44,7 +44,7 @@ internal readonly unsafe struct Float8Element<TFormat> : IFloatElement
 
     private static int Shift => 23 - TFormat.FractionBits;
 
-    /// <summary>Sixteen codes with their seven low bits where a float has its exponent and fraction: their values / <see cref="Unit"/>, exactly.</summary>
+    /// <summary>Sixteen codes with their seven low bits where a float has its exponent and fraction: their values / Unit, exactly.</summary>
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
     public static TLanes LoadUnscaled<TLanes>(byte* source)
         where TLanes : unmanaged, ILanes<TLanes> =>
@@ -76,7 +76,7 @@ internal readonly unsafe struct Float8Element<TFormat> : IFloatElement
 }
 
 /// <summary>Integers from -127 to 127.</summary>
-internal readonly unsafe struct Int8Element : IFloatElement
+internal readonly unsafe struct Int8Element : IWritableElement
 {
     public static int Bytes => 1;
 
