@@ -1,6 +1,5 @@
 using Qwen.Cpu;
 using Qwen.Runtime.Formats;
-using Qwen.Runtime.Models;
 
 namespace Qwen.Runtime.Backends;
 
@@ -29,64 +28,4 @@ internal sealed unsafe class CpuVectorWeights : VectorWeights
     public float* Values => _values.Pointer;
 
     public override void Dispose() => _values.Dispose();
-}
-
-/// <summary>Keys and values of all layers in one piece of native memory; pages are touched only as blocks are used.</summary>
-internal sealed unsafe class CpuKvCache : KvCache
-{
-    private readonly NativeBuffer<byte> _memory;
-    private readonly NativeBuffer<float> _scales;
-    private readonly KvLayer[] _layers;
-
-    public CpuKvCache(ModelConfig config, KvCacheType type, int blocks, int blockSize)
-    {
-        KvType element = ElementType(type);
-        IsQuantized = element.IsQuantized;
-        Positions = checked(blocks * blockSize);
-        long vectors = (long)Positions * config.KvHeads, half = checked(vectors * config.HeadDim * element.ElementBytes);
-        _memory = new NativeBuffer<byte>(checked(half * 2 * config.Layers));
-        _scales = new NativeBuffer<float>(IsQuantized ? vectors * 2 * config.Layers : 0);
-        _layers = new KvLayer[config.Layers];
-        for (int i = 0; i < _layers.Length; i++)
-        {
-            byte* keys = _memory.Pointer + (2 * i * half);
-            float* keyScales = _scales.Pointer + (2 * i * vectors);
-            _layers[i] = new KvLayer
-            {
-                Keys = keys,
-                Values = keys + half,
-                KeyScales = keyScales,
-                ValueScales = keyScales + vectors,
-                Type = element,
-                BlockSize = blockSize,
-                Heads = config.KvHeads,
-                HeadDim = config.HeadDim,
-            };
-        }
-    }
-
-    public static KvType ElementType(KvCacheType type) => type switch
-    {
-        KvCacheType.F16 => KvType.F16,
-        KvCacheType.BF16 => KvType.BF16,
-        KvCacheType.F32 => KvType.F32,
-        KvCacheType.Int8 => KvType.Int8,
-        KvCacheType.F8_E4M3 => KvType.F8_E4M3,
-        KvCacheType.F8_E5M2 => KvType.F8_E5M2,
-        _ => throw new ArgumentOutOfRangeException(nameof(type), type, "is no KV cache type of the CPU."),
-    };
-
-    /// <summary>Keys and values are codes with scales.</summary>
-    public bool IsQuantized { get; }
-
-    /// <summary>Tokens there is room for.</summary>
-    public int Positions { get; }
-
-    public KvLayer Layer(int index) => _layers[index];
-
-    public override void Dispose()
-    {
-        _memory.Dispose();
-        _scales.Dispose();
-    }
 }

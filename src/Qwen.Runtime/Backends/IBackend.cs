@@ -48,12 +48,35 @@ public abstract class VectorWeights(int length) : IDisposable
     public abstract void Dispose();
 }
 
-/// <summary>The paged keys and values of all layers that a backend computes.</summary>
+/// <summary>
+/// The paged keys and values of all layers that a backend computes. What moves whole blocks is here, so that the block pool, the prefix
+/// index and what saves prefixes to disk need not know the device; it is called between steps, from the thread that runs them.
+/// </summary>
 public abstract class KvCache : IDisposable
 {
+    /// <summary>Bytes of a block: keys, values and scales of all layers.</summary>
+    public abstract long BlockBytes { get; }
+
+    /// <summary>How the bytes of a block are laid out: blocks can be read back by a cache of the same layout, and by no other.</summary>
+    public abstract string Layout { get; }
+
+    /// <summary>Copies whole blocks, one after the other: a block may be read by one copy and written by a later one.</summary>
+    public abstract void CopyBlocks(ReadOnlySpan<BlockCopy> copies);
+
+    /// <summary>Reads a block: [<see cref="BlockBytes"/>], once all steps before are done.</summary>
+    public abstract void ReadBlock(int block, Span<byte> bytes);
+
+    /// <summary>Writes a block that <see cref="ReadBlock"/> read.</summary>
+    public abstract void WriteBlock(int block, ReadOnlySpan<byte> bytes);
+
     /// <inheritdoc/>
     public abstract void Dispose();
 }
+
+/// <summary>A block of the cache that is copied to another.</summary>
+/// <param name="From">Read.</param>
+/// <param name="To">Written.</param>
+public readonly record struct BlockCopy(int From, int To);
 
 /// <summary>What a layer's attention needs to know besides its input.</summary>
 /// <param name="Layer">Layer of the cache, from 0.</param>

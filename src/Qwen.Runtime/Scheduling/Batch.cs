@@ -29,12 +29,16 @@ public sealed unsafe class Batch : IDisposable
     private readonly BatchSequence[] _sequences;
 
     /// <summary>Room for <paramref name="maxTokens"/> tokens of <paramref name="maxSequences"/> sequences.</summary>
-    public Batch(int maxTokens, int maxSequences)
+    /// <param name="maxTokens">Most tokens.</param>
+    /// <param name="maxSequences">Most sequences.</param>
+    /// <param name="maxLogitRows">Most rows whose logits are wanted; null for one a token.</param>
+    public Batch(int maxTokens, int maxSequences, int? maxLogitRows = null)
     {
+        MaxLogitRows = Math.Min(maxLogitRows ?? maxTokens, maxTokens);
         _tokens = new NativeBuffer<int>(maxTokens);
         _positions = new NativeBuffer<int>(maxTokens);
         _slots = new NativeBuffer<int>(maxTokens);
-        _logitRows = new NativeBuffer<int>(maxTokens);
+        _logitRows = new NativeBuffer<int>(MaxLogitRows);
         _sequences = new BatchSequence[maxSequences];
     }
 
@@ -43,6 +47,9 @@ public sealed unsafe class Batch : IDisposable
 
     /// <summary>Most sequences.</summary>
     public int MaxSequences => _sequences.Length;
+
+    /// <summary>Most rows of logits.</summary>
+    public int MaxLogitRows { get; }
 
     /// <summary>Tokens in this step.</summary>
     public int TokenCount { get; private set; }
@@ -75,12 +82,13 @@ public sealed unsafe class Batch : IDisposable
     /// <param name="tokens">Ids.</param>
     /// <param name="firstPosition">Position of the first.</param>
     /// <param name="table">The sequence's blocks.</param>
-    /// <param name="wantLogits">Ask for the logits after the last of these tokens.</param>
-    /// <returns>The index of the logit row, or -1 where none was asked for.</returns>
-    public int Add(ReadOnlySpan<int> tokens, int firstPosition, BlockTable table, bool wantLogits)
+    /// <param name="logits">How many of the last of these tokens the logits are wanted after: 1 to sample, more to verify guesses.</param>
+    /// <returns>The index of the first of those logit rows, or -1 where none was asked for.</returns>
+    public int Add(ReadOnlySpan<int> tokens, int firstPosition, BlockTable table, int logits)
     {
         ArgumentOutOfRangeException.ThrowIfGreaterThan(tokens.Length, MaxTokens - TokenCount, nameof(tokens));
         ArgumentOutOfRangeException.ThrowIfGreaterThanOrEqual(SequenceCount, MaxSequences);
+        ArgumentOutOfRangeException.ThrowIfGreaterThan(logits, Math.Min(tokens.Length, MaxLogitRows - LogitRowCount));
         _sequences[SequenceCount++] = new BatchSequence { FirstToken = TokenCount, Tokens = tokens.Length, FirstPosition = firstPosition, Blocks = table.Blocks };
         for (int i = 0; i < tokens.Length; i++, TokenCount++)
         {
@@ -89,11 +97,15 @@ public sealed unsafe class Batch : IDisposable
             Slots[TokenCount] = table.Slot(firstPosition + i);
         }
 
-        if (!wantLogits)
-            return -1;
-        LogitRows[LogitRowCount] = TokenCount - 1;
-        return LogitRowCount++;
+        int first = LogitRowCount;
+        for (int row = TokenCount - logits; row < TokenCount; row++)
+            LogitRows[LogitRowCount++] = row;
+        return logits == 0 ? -1 : first;
     }
+
+    /// <summary>Adds tokens of one sequence, with the logits after the last of them or with none.</summary>
+    /// <inheritdoc cref="Add(ReadOnlySpan{int}, int, BlockTable, int)"/>
+    public int Add(ReadOnlySpan<int> tokens, int firstPosition, BlockTable table, bool wantLogits) => Add(tokens, firstPosition, table, wantLogits ? 1 : 0);
 
     /// <inheritdoc/>
     public void Dispose()
