@@ -1,0 +1,121 @@
+namespace Qwen.Native.Ptx;
+
+/// <content>What the threads of a warp or a block do together. All of them take part.</content>
+public sealed partial class PtxBuilder
+{
+    private const string AllLanes = "0xffffffff";
+
+    /// <summary>All threads of the block get here, and see what the others wrote, before any goes on.</summary>
+    public void Barrier() => Line("bar.sync 0;");
+
+    /// <summary>A barrier of some warps alone.</summary>
+    /// <param name="id">Which barrier, 1 to 15.</param>
+    /// <param name="threads">Threads that take part, a multiple of 32.</param>
+    public void Barrier(int id, int threads) => Line($"bar.sync {id}, {threads};");
+
+    /// <summary>The threads of the warp get here, and see what the others wrote, before any goes on.</summary>
+    public void WarpBarrier() => Line($"bar.warp.sync {AllLanes};");
+
+    /// <summary>The value of the lane whose number differs in the bits of <paramref name="mask"/>.</summary>
+    public T ShuffleXor<T>(T value, int mask)
+        where T : struct, IRegister<T> => Shuffle(value, "bfly", Operand.Constant(mask), 31);
+
+    /// <summary>The value of the lane <paramref name="delta"/> further on; its own, where there is none.</summary>
+    public T ShuffleDown<T>(T value, int delta)
+        where T : struct, IRegister<T> => Shuffle(value, "down", Operand.Constant(delta), 31);
+
+    /// <summary>The value of the lane <paramref name="delta"/> before; its own, where there is none.</summary>
+    public T ShuffleUp<T>(T value, int delta)
+        where T : struct, IRegister<T> => Shuffle(value, "up", Operand.Constant(delta), 0);
+
+    /// <summary>The value of a lane.</summary>
+    public T ShuffleFrom<T>(T value, U32 lane)
+        where T : struct, IRegister<T> => Shuffle(value, "idx", lane.Operand, 31);
+
+    /// <summary>A bit for each lane whose predicate holds.</summary>
+    public U32 Ballot(Pred value) => VoteWord("vote.sync.ballot.b32", value);
+
+    /// <summary>Whether it holds for any lane.</summary>
+    public Pred Any(Pred value) => VotePred("vote.sync.any.pred", value);
+
+    /// <summary>Whether it holds for all lanes.</summary>
+    public Pred All(Pred value) => VotePred("vote.sync.all.pred", value);
+
+    /// <summary>The sum over groups of <paramref name="lanes"/> neighbouring lanes, in every one of them, as a tree: always in the same order.</summary>
+    public F32 SumLanes(F32 value, int lanes = 32)
+    {
+        for (int mask = lanes / 2; mask > 0; mask /= 2)
+            value += ShuffleXor(value, mask);
+        return value;
+    }
+
+    /// <summary>The largest over groups of <paramref name="lanes"/> neighbouring lanes, in every one of them.</summary>
+    public F32 MaxLanes(F32 value, int lanes = 32)
+    {
+        for (int mask = lanes / 2; mask > 0; mask /= 2)
+            value = Max(value, ShuffleXor(value, mask));
+        return value;
+    }
+
+    /// <summary>The sum over the block, in every thread, always in the same order.</summary>
+    /// <param name="value">Each thread's.</param>
+    /// <param name="scratch">Shared memory for a float of each warp. Free again at the next barrier.</param>
+    public F32 SumBlock(F32 value, Shared scratch) => ReduceBlock(value, scratch, SumLanes, 0);
+
+    /// <summary>The largest over the block, in every thread.</summary>
+    /// <param name="value">Each thread's.</param>
+    /// <param name="scratch">Shared memory for a float of each warp. Free again at the next barrier.</param>
+    public F32 MaxBlock(F32 value, Shared scratch) => ReduceBlock(value, scratch, MaxLanes, float.NegativeInfinity);
+
+    /// <summary>Programmatic dependent launch: waits until the kernel before is done and what it wrote is seen. Nothing before sm_90.</summary>
+    public void WaitForPreviousKernel()
+    {
+        if (!Target.Has(PtxFeature.DependentLaunch))
+            return;
+        Require(PtxFeature.DependentLaunch);
+        Line("griddepcontrol.wait;");
+    }
+
+    /// <summary>Programmatic dependent launch: the kernel after may start (it waits itself for what this one writes). Nothing before sm_90.</summary>
+    public void LetNextKernelStart()
+    {
+        if (!Target.Has(PtxFeature.DependentLaunch))
+            return;
+        Require(PtxFeature.DependentLaunch);
+        Line("griddepcontrol.launch_dependents;");
+    }
+
+    private F32 ReduceBlock(F32 value, Shared scratch, Func<F32, int, F32> reduceLanes, float neutral)
+    {
+        value = reduceLanes(value, 32);
+        if (Warps == 1)
+            return value;
+        Store(scratch.At(Warp, sizeof(float)), value, Lane.Is(0));
+        Barrier();
+        F32 ofWarp = Variable<F32>(neutral);
+        Line($"@{(Lane < Warps).Operand} ld.shared.f32 {ofWarp.Operand}, {scratch.At(Lane, sizeof(float))};");
+        return reduceLanes(ofWarp, 32);
+    }
+
+    private T Shuffle<T>(T value, string mode, Operand lane, int clamp)
+        where T : struct, IRegister<T>
+    {
+        T result = Variable<T>();
+        Line($"shfl.sync.{mode}.b32 {result.Operand}, {value.Operand}, {lane}, {clamp}, {AllLanes};");
+        return result;
+    }
+
+    private U32 VoteWord(string operation, Pred value)
+    {
+        U32 result = Variable<U32>();
+        Line($"{operation} {result.Operand}, {value.Operand}, {AllLanes};");
+        return result;
+    }
+
+    private Pred VotePred(string operation, Pred value)
+    {
+        Pred result = Variable<Pred>();
+        Line($"{operation} {result.Operand}, {value.Operand}, {AllLanes};");
+        return result;
+    }
+}
