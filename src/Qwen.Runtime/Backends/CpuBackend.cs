@@ -16,7 +16,6 @@ public sealed unsafe class CpuBackend : IBackend
     private Projection? _projection;
     private NativeBuffer<float>? _cos, _sin;
     private NativeBuffer<byte>? _attentionScratch;
-    private ChunkRotations? _rotations; // of quantized caches only
     private AttentionSequence[] _sequences = [];
     private Batch _batch = null!; // the step's, from Begin on
     private CpuKvCache _cache = null!;
@@ -35,11 +34,11 @@ public sealed unsafe class CpuBackend : IBackend
     public static long KvBytesPerToken(ModelConfig config, KvCacheType type) =>
         2L * config.Layers * config.KvHeads * CpuKvCache.ElementType(type).VectorBytes(config.HeadDim);
 
-    /// <summary>What the memory gives this backend's threads, in bytes per second.</summary>
+    /// <inheritdoc/>
     public double MeasureReadBandwidth() => MemoryBandwidth.Measure(_pool);
 
     /// <inheritdoc/>
-    public Activations Allocate(int rows, int columns)
+    public Activations Allocate(int rows, int columns, ActivationPrecision precision)
     {
         _maxTokens = Math.Max(_maxTokens, rows);
         return new CpuActivations(rows, columns);
@@ -57,24 +56,21 @@ public sealed unsafe class CpuBackend : IBackend
     public VectorWeights LoadVector(Tensor vector) => new CpuVectorWeights(vector);
 
     /// <inheritdoc/>
-    public KvCache AllocateCache(ModelConfig config, KvCacheType type, int blocks, int blockSize) => new CpuKvCache(config, type, blocks, blockSize);
+    public KvCache AllocateCache(KvCacheShape shape) => new CpuKvCache(shape);
 
     /// <inheritdoc/>
-    public void Begin(Batch batch, KvCache cache, ReadOnlySpan<double> inverseFrequencies, double magnitude)
+    public void Begin(Batch batch, KvCache cache)
     {
         _batch = batch;
         _cache = (CpuKvCache)cache;
+        RotaryAngles rotary = _cache.Shape.Rotary;
+        int pairs = rotary.InverseFrequencies.Length;
         _projection ??= new Projection(_pool, _maxTokens, _maxColumns);
-        _cos ??= new NativeBuffer<float>((long)_maxTokens * inverseFrequencies.Length);
-        _sin ??= new NativeBuffer<float>((long)_maxTokens * inverseFrequencies.Length);
-        Rope.ComputeAngles(batch.Positions, batch.TokenCount, inverseFrequencies, magnitude, _cos.Pointer, _sin.Pointer);
-
-        if (_cache.IsQuantized)
-        {
-            _rotations ??= new ChunkRotations(_cache.Positions, inverseFrequencies, magnitude);
-            for (int t = 0; t < batch.TokenCount; t++)
-                _rotations.Reach(batch.Positions[t]);
-        }
+        _cos ??= new NativeBuffer<float>((long)_maxTokens * pairs);
+        _sin ??= new NativeBuffer<float>((long)_maxTokens * pairs);
+        Rope.ComputeAngles(batch.Positions, batch.TokenCount, rotary.InverseFrequencies, rotary.Magnitude, _cos.Pointer, _sin.Pointer);
+        for (int t = 0; _cache.Rotations is { } rotations && t < batch.TokenCount; t++)
+            rotations.Reach(batch.Positions[t]);
 
         if (_sequences.Length < batch.SequenceCount)
             _sequences = new AttentionSequence[batch.MaxSequences];
@@ -84,6 +80,9 @@ public sealed unsafe class CpuBackend : IBackend
             _sequences[i] = new AttentionSequence { FirstToken = s.FirstToken, Tokens = s.Tokens, FirstPosition = s.FirstPosition, Blocks = s.Blocks };
         }
     }
+
+    /// <inheritdoc/>
+    public void Run(Action ops) => ops();
 
     /// <inheritdoc/>
     public void Embed(LinearWeights table, Activations hidden)
@@ -122,22 +121,27 @@ public sealed unsafe class CpuBackend : IBackend
         float* bias = KeyBiasOf(layer);
         PagedAttention.Run(
             _pool, _cache.Layer(layer.Layer), _sequences.AsSpan(0, _batch.SequenceCount), Values(qkv), qkv.Columns, layer.Heads, scale, layer.SlidingWindow,
-            Values(attended), attended.Columns, _attentionScratch.Pointer, bias is null ? default : new KeyBias(bias, _rotations!));
+            Values(attended), attended.Columns, _attentionScratch.Pointer, bias is null ? default : new KeyBias(bias, _cache.Rotations!));
     }
 
     /// <inheritdoc/>
     public void SelectLogitRows(Activations hidden, Activations selected)
     {
         for (int i = 0; i < _batch.LogitRowCount; i++)
-            Read(hidden, _batch.LogitRows[i]).CopyTo(Read(selected, i));
+            Read(hidden, _batch.LogitRows[i], 1).CopyTo(Read(selected, i, 1));
     }
 
     /// <inheritdoc/>
-    public Span<float> Read(Activations activations, int row)
+    public Span<float> Read(Activations activations, int firstRow, int rows)
     {
-        ArgumentOutOfRangeException.ThrowIfGreaterThanOrEqual((uint)row, (uint)activations.Rows, nameof(row));
-        return new Span<float>(Values(activations) + ((long)row * activations.Columns), activations.Columns);
+        ArgumentOutOfRangeException.ThrowIfNegative(firstRow);
+        ArgumentOutOfRangeException.ThrowIfNegative(rows);
+        ArgumentOutOfRangeException.ThrowIfGreaterThan(rows, activations.Rows - firstRow);
+        return new Span<float>(Values(activations) + ((long)firstRow * activations.Columns), checked(rows * activations.Columns));
     }
+
+    /// <inheritdoc/>
+    public void Write(ReadOnlySpan<float> values, Activations activations) => values.CopyTo(Read(activations, 0, values.Length / activations.Columns));
 
     /// <inheritdoc/>
     public void Dispose()
@@ -146,7 +150,6 @@ public sealed unsafe class CpuBackend : IBackend
         _cos?.Dispose();
         _sin?.Dispose();
         _attentionScratch?.Dispose();
-        _rotations?.Dispose();
         _pool.Dispose();
     }
 
@@ -155,7 +158,7 @@ public sealed unsafe class CpuBackend : IBackend
     private static float* Values(VectorWeights weights) => ((CpuVectorWeights)weights).Values;
 
     /// <summary>The bias that a quantized cache holds the keys without; null for none.</summary>
-    private float* KeyBiasOf(AttentionLayer layer) => _cache.IsQuantized && layer.KeyBias is { } bias ? Values(bias) : null;
+    private float* KeyBiasOf(AttentionLayer layer) => _cache.Rotations is not null && layer.KeyBias is { } bias ? Values(bias) : null;
 
     private readonly struct EmbedJob(WeightMatrix table, int* tokens, float* hidden, int columns) : IJob
     {

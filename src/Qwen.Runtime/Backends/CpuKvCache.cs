@@ -1,5 +1,4 @@
 using Qwen.Cpu;
-using Qwen.Runtime.Models;
 
 namespace Qwen.Runtime.Backends;
 
@@ -9,20 +8,20 @@ internal sealed unsafe class CpuKvCache : KvCache
     private readonly NativeBuffer<byte> _memory;
     private readonly NativeBuffer<float> _scales;
     private readonly KvLayer[] _layers;
-    private readonly int _blocks, _blockBytes, _blockScaleBytes; // the latter two of a layer's keys, or values
+    private readonly int _blockBytes, _blockScaleBytes; // of a layer's keys, or values
 
-    public CpuKvCache(ModelConfig config, KvCacheType type, int blocks, int blockSize)
+    public CpuKvCache(KvCacheShape shape)
     {
-        KvType element = ElementType(type);
-        IsQuantized = element.IsQuantized;
-        Positions = checked(blocks * blockSize);
-        long vectors = (long)Positions * config.KvHeads, half = checked(vectors * config.HeadDim * element.ElementBytes);
-        _memory = new NativeBuffer<byte>(checked(half * 2 * config.Layers));
-        _scales = new NativeBuffer<float>(IsQuantized ? vectors * 2 * config.Layers : 0);
-        _layers = new KvLayer[config.Layers];
-        _blocks = blocks;
-        _blockBytes = checked(blockSize * config.KvHeads * config.HeadDim * element.ElementBytes);
-        _blockScaleBytes = IsQuantized ? blockSize * config.KvHeads * sizeof(float) : 0;
+        Shape = shape;
+        KvType element = ElementType(shape.Type);
+        long vectors = checked((long)shape.Blocks * shape.BlockSize * shape.KvHeads), half = checked(vectors * shape.HeadDim * element.ElementBytes);
+        _memory = new NativeBuffer<byte>(checked(half * 2 * shape.Layers));
+        _scales = new NativeBuffer<float>(element.IsQuantized ? vectors * 2 * shape.Layers : 0);
+        if (element.IsQuantized)
+            Rotations = new ChunkRotations(shape.Rotary.Positions, shape.Rotary.InverseFrequencies, shape.Rotary.Magnitude);
+        _layers = new KvLayer[shape.Layers];
+        _blockBytes = checked(shape.BlockSize * shape.KvHeads * shape.HeadDim * element.ElementBytes);
+        _blockScaleBytes = element.IsQuantized ? shape.BlockSize * shape.KvHeads * sizeof(float) : 0;
         for (int i = 0; i < _layers.Length; i++)
         {
             byte* keys = _memory.Pointer + (2 * i * half);
@@ -34,9 +33,9 @@ internal sealed unsafe class CpuKvCache : KvCache
                 KeyScales = keyScales,
                 ValueScales = keyScales + vectors,
                 Type = element,
-                BlockSize = blockSize,
-                Heads = config.KvHeads,
-                HeadDim = config.HeadDim,
+                BlockSize = shape.BlockSize,
+                Heads = shape.KvHeads,
+                HeadDim = shape.HeadDim,
             };
         }
     }
@@ -52,15 +51,14 @@ internal sealed unsafe class CpuKvCache : KvCache
         _ => throw new ArgumentOutOfRangeException(nameof(type), type, "is no KV cache type of the CPU."),
     };
 
-    /// <summary>Keys and values are codes with scales.</summary>
-    public bool IsQuantized { get; }
+    public KvCacheShape Shape { get; }
 
-    /// <summary>Tokens there is room for.</summary>
-    public int Positions { get; }
+    /// <summary>Where keys and values are codes with scales, what gives keys their bias back; else null.</summary>
+    public ChunkRotations? Rotations { get; }
 
     public override long BlockBytes => _layers.Length * 2L * (_blockBytes + _blockScaleBytes);
 
-    public override string Layout => $"cpu, {_layers.Length} layers of keys, values: [{_layers[0].Heads} heads, {_layers[0].BlockSize} positions, {_layers[0].HeadDim}] of {_layers[0].Type}, scales";
+    public override string Layout => $"cpu, {_layers.Length} layers of keys, values: [{Shape.KvHeads} heads, {Shape.BlockSize} positions, {Shape.HeadDim}] of {Shape.Type}, scales";
 
     public KvLayer Layer(int index) => _layers[index];
 
@@ -98,6 +96,7 @@ internal sealed unsafe class CpuKvCache : KvCache
     {
         _memory.Dispose();
         _scales.Dispose();
+        Rotations?.Dispose();
     }
 
     // Each layer's keys, values and the scales of both.
@@ -105,7 +104,7 @@ internal sealed unsafe class CpuKvCache : KvCache
 
     private Span<byte> Part(int part, int block)
     {
-        ArgumentOutOfRangeException.ThrowIfGreaterThanOrEqual((uint)block, (uint)_blocks, nameof(block));
+        ArgumentOutOfRangeException.ThrowIfGreaterThanOrEqual((uint)block, (uint)Shape.Blocks, nameof(block));
         (int index, int kind) = Math.DivRem(part, 4);
         KvLayer layer = _layers[index];
         return kind switch

@@ -48,6 +48,32 @@ public abstract class VectorWeights(int length) : IDisposable
     public abstract void Dispose();
 }
 
+/// <summary>In what an activation matrix is held.</summary>
+public enum ActivationPrecision
+{
+    /// <summary>The backend's own choice: what goes from one op to the next within a layer.</summary>
+    Working,
+
+    /// <summary>F32 on every backend: the residual stream, which crosses from one to another, and logits.</summary>
+    Full,
+}
+
+/// <summary>The rotary angles of a model: at position p, pair i turns by p * InverseFrequencies[i].</summary>
+/// <param name="InverseFrequencies">[headDim / 2], radians per position, any scaling already applied.</param>
+/// <param name="Magnitude">Factor on cosine and sine: YaRN's attention factor, else 1.</param>
+/// <param name="Positions">Longest sequence.</param>
+public sealed record RotaryAngles(double[] InverseFrequencies, double Magnitude, int Positions);
+
+/// <summary>What a KV cache holds, and how.</summary>
+/// <param name="Layers">Layers.</param>
+/// <param name="KvHeads">Key and value heads of a layer.</param>
+/// <param name="HeadDim">Width of a head.</param>
+/// <param name="Type">How a value is stored.</param>
+/// <param name="Blocks">Blocks.</param>
+/// <param name="BlockSize">Tokens per block.</param>
+/// <param name="Rotary">The angles that cached keys are turned by.</param>
+public sealed record KvCacheShape(int Layers, int KvHeads, int HeadDim, KvCacheType Type, int Blocks, int BlockSize, RotaryAngles Rotary);
+
 /// <summary>
 /// The paged keys and values of all layers that a backend computes. What moves whole blocks is here, so that the block pool, the prefix
 /// index and what saves prefixes to disk need not know the device; it is called between steps, from the thread that runs them.
@@ -79,7 +105,7 @@ public abstract class KvCache : IDisposable
 public readonly record struct BlockCopy(int From, int To);
 
 /// <summary>What a layer's attention needs to know besides its input.</summary>
-/// <param name="Layer">Layer of the cache, from 0.</param>
+/// <param name="Layer">Layer of its backend's cache, from 0.</param>
 /// <param name="Heads">Query heads.</param>
 /// <param name="KvHeads">Key and value heads.</param>
 /// <param name="HeadDim">Width of a head.</param>
@@ -91,18 +117,9 @@ public readonly record struct BlockCopy(int From, int To);
 public sealed record AttentionLayer(
     int Layer, int Heads, int KvHeads, int HeadDim, int SlidingWindow, VectorWeights? QueryNorm, VectorWeights? KeyNorm, float NormEpsilon, VectorWeights? KeyBias);
 
-/// <summary>
-/// The vocabulary a Qwen network is written in (see <see cref="QwenModel"/>), on memory that the backend itself allocated.
-/// Ops work on the tokens of the batch given to <see cref="Begin"/>, are called from one thread, and allocate nothing on the managed heap.
-/// </summary>
-public interface IBackend : IDisposable
+/// <summary>Takes weights from a checkpoint into the form that something computes on.</summary>
+public interface IWeightTarget
 {
-    /// <summary>What computes, for people: <c>cpu (AVX-512, 2 threads)</c>.</summary>
-    string Name { get; }
-
-    /// <summary>Room for <paramref name="rows"/> tokens of <paramref name="columns"/> values.</summary>
-    Activations Allocate(int rows, int columns);
-
     /// <summary>Takes matrices [outputs, inputs] that share their inputs as one projection, with an optional bias for each.</summary>
     /// <exception cref="ModelFormatException">A type or a shape the backend can't compute on.</exception>
     LinearWeights LoadLinear(IReadOnlyList<StoredMatrix> matrices, IReadOnlyList<Tensor?> biases);
@@ -110,12 +127,32 @@ public interface IBackend : IDisposable
     /// <summary>Takes a vector.</summary>
     /// <exception cref="ModelFormatException">A type or a shape that is no vector.</exception>
     VectorWeights LoadVector(Tensor vector);
+}
 
-    /// <summary>A cache of <paramref name="blocks"/> blocks for each of the config's layers.</summary>
-    KvCache AllocateCache(ModelConfig config, KvCacheType type, int blocks, int blockSize);
+/// <summary>
+/// The vocabulary a Qwen network is written in (see <see cref="NetworkStage"/>), on memory that the backend itself allocated.
+/// Ops work on the tokens of the batch given to <see cref="Begin"/>, are called from one thread, and allocate nothing on the managed heap.
+/// </summary>
+public interface IBackend : IWeightTarget, IDisposable
+{
+    /// <summary>What computes, for people: <c>cpu (AVX-512, 2 threads)</c>.</summary>
+    string Name { get; }
 
-    /// <summary>Starts a step: the ops that follow work on this batch, with rotary angles of these frequencies.</summary>
-    void Begin(Batch batch, KvCache cache, ReadOnlySpan<double> inverseFrequencies, double magnitude);
+    /// <summary>Room for <paramref name="rows"/> tokens of <paramref name="columns"/> values.</summary>
+    Activations Allocate(int rows, int columns, ActivationPrecision precision);
+
+    /// <summary>A cache for the layers that this backend computes.</summary>
+    KvCache AllocateCache(KvCacheShape shape);
+
+    /// <summary>Starts a step: the ops that follow work on this batch and its sequences' cached keys and values.</summary>
+    void Begin(Batch batch, KvCache cache);
+
+    /// <summary>
+    /// Runs the ops that <paramref name="ops"/> calls on this backend. A backend may note the calls, and run them again in later steps of the
+    /// same make without calling <paramref name="ops"/>: so they depend on nothing but the number of tokens and logit rows.
+    /// </summary>
+    /// <param name="ops">The same object for the same ops.</param>
+    void Run(Action ops);
 
     /// <summary>hidden[t, :] = table[token of t, :].</summary>
     void Embed(LinearWeights table, Activations hidden);
@@ -138,6 +175,12 @@ public interface IBackend : IDisposable
     /// <summary>selected[i, :] = hidden[batch.LogitRows[i], :].</summary>
     void SelectLogitRows(Activations hidden, Activations selected);
 
-    /// <summary>A row in host memory, once all ops before are done. Valid until the next op on it.</summary>
-    Span<float> Read(Activations activations, int row);
+    /// <summary>Rows of <see cref="ActivationPrecision.Full"/> activations in host memory, once all ops before are done. Valid, and free to change, until the next step.</summary>
+    Span<float> Read(Activations activations, int firstRow, int rows);
+
+    /// <summary>Sets the first rows of <see cref="ActivationPrecision.Full"/> activations.</summary>
+    void Write(ReadOnlySpan<float> values, Activations activations);
+
+    /// <summary>What the memory that weights lie in gives to a reader, in bytes per second.</summary>
+    double MeasureReadBandwidth();
 }

@@ -26,7 +26,7 @@ public sealed class ProfiledBackend(IBackend backend) : IBackend
     }
 
     /// <inheritdoc/>
-    public Activations Allocate(int rows, int columns) => backend.Allocate(rows, columns);
+    public Activations Allocate(int rows, int columns, ActivationPrecision precision) => backend.Allocate(rows, columns, precision);
 
     /// <inheritdoc/>
     public LinearWeights LoadLinear(IReadOnlyList<StoredMatrix> matrices, IReadOnlyList<Tensor?> biases) => backend.LoadLinear(matrices, biases);
@@ -35,15 +35,18 @@ public sealed class ProfiledBackend(IBackend backend) : IBackend
     public VectorWeights LoadVector(Tensor vector) => backend.LoadVector(vector);
 
     /// <inheritdoc/>
-    public KvCache AllocateCache(ModelConfig config, KvCacheType type, int blocks, int blockSize) => backend.AllocateCache(config, type, blocks, blockSize);
+    public KvCache AllocateCache(KvCacheShape shape) => backend.AllocateCache(shape);
 
     /// <inheritdoc/>
-    public void Begin(Batch batch, KvCache cache, ReadOnlySpan<double> inverseFrequencies, double magnitude)
+    public void Begin(Batch batch, KvCache cache)
     {
         long start = Stopwatch.GetTimestamp();
-        backend.Begin(batch, cache, inverseFrequencies, magnitude);
+        backend.Begin(batch, cache);
         Note(start, nameof(Begin));
     }
+
+    /// <summary>Calls the ops one by one, whatever the backend would do: so that each is timed.</summary>
+    public void Run(Action ops) => ops();
 
     /// <inheritdoc/>
     public void Embed(LinearWeights table, Activations hidden)
@@ -102,7 +105,13 @@ public sealed class ProfiledBackend(IBackend backend) : IBackend
     }
 
     /// <inheritdoc/>
-    public Span<float> Read(Activations activations, int row) => backend.Read(activations, row);
+    public Span<float> Read(Activations activations, int firstRow, int rows) => backend.Read(activations, firstRow, rows);
+
+    /// <inheritdoc/>
+    public void Write(ReadOnlySpan<float> values, Activations activations) => backend.Write(values, activations);
+
+    /// <inheritdoc/>
+    public double MeasureReadBandwidth() => backend.MeasureReadBandwidth();
 
     /// <inheritdoc/>
     public void Dispose() => backend.Dispose();

@@ -39,8 +39,8 @@ public sealed class LoadedModel : IDisposable
         try
         {
             IProgress<double>? layers = progress is null ? null : new Stage(progress, "loading weights", cancellation);
-            Network = new QwenModel(checkpoint, Config, _ops, options.MaxBatchedTokens, options.MaxSequences, MaxModelLength, layers);
-            Cache = _backend.AllocateCache(Config, options.KvCacheType, KvBlocks, options.BlockSize);
+            Network = new QwenModel(checkpoint, Config, LayerPlacement.Whole(_ops, Config.Layers), options.MaxBatchedTokens, options.MaxSequences, MaxModelLength, layers);
+            Cache = Network.AllocateCache(options.KvCacheType, KvBlocks, options.BlockSize);
         }
         catch
         {

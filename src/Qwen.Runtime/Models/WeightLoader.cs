@@ -6,9 +6,9 @@ namespace Qwen.Runtime.Models;
 /// <summary>Finds each weight of the network in a checkpoint, under Hugging Face's or GGUF's names, and checks its shape.</summary>
 /// <param name="checkpoint">The weights.</param>
 /// <param name="config">The sizes they must have.</param>
-/// <param name="backend">What loads them.</param>
+/// <param name="target">What takes them.</param>
 /// <param name="loaded">Takes what was loaded, as it comes; its owner disposes it.</param>
-internal sealed class WeightLoader(Checkpoint checkpoint, ModelConfig config, IBackend backend, ICollection<IDisposable> loaded)
+internal sealed class WeightLoader(Checkpoint checkpoint, ModelConfig config, IWeightTarget target, ICollection<IDisposable> loaded)
 {
     private readonly bool _gguf = checkpoint.Metadata is not null;
     private readonly StoredMatrixReader _matrices = new(checkpoint, config.Quantization);
@@ -16,12 +16,13 @@ internal sealed class WeightLoader(Checkpoint checkpoint, ModelConfig config, IB
     /// <summary>Bytes of the matrices and vectors that every token reads.</summary>
     public long BytesPerToken { get; private set; }
 
+    /// <summary>The embedding; where it is tied, also the output projection.</summary>
     public LinearWeights Embedding()
     {
         StoredMatrix table = _matrices.Read(_gguf ? "token_embd" : "model.embed_tokens", config.VocabularySize, config.HiddenSize);
         if (table is GroupQuantizedMatrix) // no quantizer does that, and act-order would make no sense of a row
             throw new ModelFormatException(table.File, $"'{table.Name}': an embedding quantized by groups is not supported");
-        LinearWeights weights = Own(backend.LoadLinear([table], [null]));
+        LinearWeights weights = Own(target.LoadLinear([table], [null]));
         if (config.TiedEmbeddings)
             BytesPerToken += weights.ByteCount;
         return weights;
@@ -29,9 +30,13 @@ internal sealed class WeightLoader(Checkpoint checkpoint, ModelConfig config, IB
 
     public VectorWeights FinalNorm() => Vector(_gguf ? "output_norm.weight" : "model.norm.weight", config.HiddenSize);
 
+    /// <summary>The output projection of a model whose embeddings are not tied.</summary>
     public LinearWeights Output() => Linear(config.HiddenSize, (_gguf ? "output" : "lm_head", config.VocabularySize));
 
-    public DecoderLayer Layer(int index)
+    /// <summary>A decoder layer.</summary>
+    /// <param name="index">Its number in the checkpoint.</param>
+    /// <param name="cacheIndex">Its number in the cache of its backend.</param>
+    public DecoderLayer Layer(int index, int cacheIndex)
     {
         string Name(string huggingFace, string gguf) => _gguf ? $"blk.{index}.{gguf}" : $"model.layers.{index}.{huggingFace}";
         VectorWeights Norm(string huggingFace, string gguf, int width) => Vector(Name(huggingFace, gguf) + ".weight", width);
@@ -45,7 +50,7 @@ internal sealed class WeightLoader(Checkpoint checkpoint, ModelConfig config, IB
                 (Name("self_attn.k_proj", "attn_k"), keys),
                 (Name("self_attn.v_proj", "attn_v"), keys)),
             Attention = new AttentionLayer(
-                index,
+                cacheIndex,
                 config.Heads,
                 config.KvHeads,
                 config.HeadDim,
@@ -75,7 +80,7 @@ internal sealed class WeightLoader(Checkpoint checkpoint, ModelConfig config, IB
                 StoredMatrixReader.CheckShape(biases[i]!, parts[i].Outputs);
         }
 
-        LinearWeights weights = Own(backend.LoadLinear(matrices, biases));
+        LinearWeights weights = Own(target.LoadLinear(matrices, biases));
         BytesPerToken += weights.ByteCount;
         return weights;
     }
@@ -85,7 +90,7 @@ internal sealed class WeightLoader(Checkpoint checkpoint, ModelConfig config, IB
         Tensor vector = checkpoint.Require(name);
         StoredMatrixReader.CheckShape(vector, length);
         BytesPerToken += vector.ByteCount;
-        return Own(backend.LoadVector(vector));
+        return Own(target.LoadVector(vector));
     }
 
     private T Own<T>(T weights)

@@ -1,5 +1,4 @@
 using Qwen.Runtime.Backends;
-using Qwen.Runtime.Formats;
 using Qwen.Runtime.Models;
 
 namespace Qwen.Runtime.Tests.Backends;
@@ -14,7 +13,14 @@ public sealed class CpuKvCacheTests
     [MemberData(nameof(Types))]
     public void Blocks_AreReadAsWritten_AndCopiedInOrder(KvCacheType type)
     {
-        using KvCache cache = Create(type);
+        using StagedKvCache cache = Create(type), split = Create(type, 0, 1, 2);
+        Assert.Equal(cache.BlockBytes, split.BlockBytes);
+        Check(cache);
+        Check(split);
+    }
+
+    private static void Check(StagedKvCache cache)
+    {
         byte[][] written = new byte[Blocks][];
         for (int i = 0; i < Blocks; i++)
         {
@@ -31,24 +37,26 @@ public sealed class CpuKvCacheTests
     [Fact]
     public void Blocks_OutsideTheCache_AreRefused()
     {
-        using KvCache cache = Create(KvCacheType.F16);
+        using StagedKvCache cache = Create(KvCacheType.F16);
         Assert.Throws<ArgumentOutOfRangeException>(() => Read(cache, Blocks));
         Assert.Throws<ArgumentOutOfRangeException>(() => cache.CopyBlocks([new(0, -1)]));
         Assert.Throws<ArgumentOutOfRangeException>(() => cache.WriteBlock(0, new byte[cache.BlockBytes - 1]));
     }
 
-    private static byte[] Read(KvCache cache, int block)
+    private static byte[] Read(StagedKvCache cache, int block)
     {
         byte[] bytes = new byte[cache.BlockBytes];
         cache.ReadBlock(block, bytes);
         return bytes;
     }
 
-    private static KvCache Create(KvCacheType type)
+    /// <summary>A cache of three layers, on one backend and, where it's split, on another.</summary>
+    private static StagedKvCache Create(KvCacheType type, params ReadOnlySpan<int> layers)
     {
-        var shape = new SyntheticShape("qwen2", Hidden: 64, Layers: 3, Heads: 2, KvHeads: 2, HeadDim: 32, Intermediate: 64, Tied: true, Vocabulary: 64, Context: 64);
-        using Checkpoint checkpoint = SyntheticCheckpoint.Create("qwen2:f32", shape, "f32", 1);
         using var backend = new CpuBackend(1);
-        return backend.AllocateCache(ModelConfig.Load(checkpoint), type, Blocks, blockSize: 5);
+        var stages = new List<KvCache>();
+        foreach (int count in layers.IsEmpty ? [3] : layers)
+            stages.Add(backend.AllocateCache(new KvCacheShape(count, 2, 32, type, Blocks, BlockSize: 5, new RotaryAngles(new double[16], 1, 30))));
+        return new StagedKvCache(stages);
     }
 }

@@ -74,10 +74,10 @@ public sealed unsafe class QuantizedFuzzTests
 
         using var checkpoint = new Checkpoint("fuzz", list, json, []);
         ModelConfig config = ModelConfig.Load(checkpoint);
-        using var model = new QwenModel(checkpoint, config, backend, maxTokens: 8, maxLogitRows: 1, servedContext: 32);
+        using var model = new QwenModel(checkpoint, config, LayerPlacement.Whole(backend, config.Layers), maxTokens: 8, maxLogitRows: 1, servedContext: 32);
         using var batch = new Batch(8, 1);
         using var table = new BlockTable(new BlockPool(2, 16), 32);
-        using KvCache cache = backend.AllocateCache(config, KvCacheType.F32, 2, 16);
+        using KvCache cache = model.AllocateCache(KvCacheType.F32, 2, 16);
         Assert.True(table.TryGrow(7));
         batch.Add([1, 2, 3, 4, 5, 6, 7], 0, table, wantLogits: true);
         model.Forward(batch, cache);

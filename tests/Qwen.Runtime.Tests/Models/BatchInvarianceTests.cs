@@ -68,8 +68,8 @@ public sealed class BatchInvarianceTests
         {
             _backend = new CpuBackend(threads);
             ModelConfig config = ModelConfig.Load(checkpoint);
-            _model = new QwenModel(checkpoint, config, _backend, MaxTokens, 33, Longest);
-            _cache = _backend.AllocateCache(config, type, 33 * 4, BlockSize);
+            _model = new QwenModel(checkpoint, config, LayerPlacement.Whole(_backend, config.Layers), MaxTokens, 33, Longest);
+            _cache = _model.AllocateCache(type, 33 * 4, BlockSize);
         }
 
         /// <summary>Reads all sequences side by side, each in chunks of the lengths given, and returns the logits after the last token of each.</summary>

@@ -22,13 +22,14 @@ public sealed class WeightMemoryTests
         using var checkpoint = new Checkpoint("tiny", whole.Tensors.Values.Where(t => t.Name != missing), whole.Config!, []);
         ModelConfig config = ModelConfig.Load(checkpoint);
         using var backend = new CpuBackend(2);
+        LayerPlacement placement = LayerPlacement.Whole(backend, config.Layers);
         long before = 0;
         for (int i = 0; i <= Loads; i++)
         {
             if (missing is null)
-                new QwenModel(checkpoint, config, backend, 1, 1, 64).Dispose();
+                new QwenModel(checkpoint, config, placement, 1, 1, 64).Dispose();
             else
-                Assert.Throws<ModelFormatException>(() => new QwenModel(checkpoint, config, backend, 1, 1, 64));
+                Assert.Throws<ModelFormatException>(() => new QwenModel(checkpoint, config, placement, 1, 1, 64));
             if (i == 0)
                 before = Environment.WorkingSet;
         }
