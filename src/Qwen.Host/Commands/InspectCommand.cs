@@ -1,5 +1,6 @@
 using System.CommandLine;
 using Qwen.Native;
+using Qwen.Native.Device;
 using Qwen.Runtime.Backends;
 using Qwen.Runtime.Engine;
 using Qwen.Runtime.Formats;
@@ -25,23 +26,46 @@ internal static class InspectCommand
     private static Facts Devices()
     {
         using var cpu = new CpuBackend();
-        CudaProbe cuda = CudaProbe.Run();
+        CudaInstallation cuda = CudaInstallation.Find();
         return new Facts
         {
             { "cpu", cpu.Name },
             { "threads", cpu.Threads },
             { "memory_bytes", GC.GetGCMemoryInfo().TotalAvailableMemoryBytes },
             { "cuda", cuda.Reason is null ? "available" : $"not available: {cuda.Reason}" },
-            {
-                "gpus", cuda.Devices.Select(d => new Facts
-                {
-                    { "index", d.Index },
-                    { "name", d.Name },
-                    { "compute_capability", d.ComputeCapability.ToString() },
-                    { "memory_bytes", (long)d.MemoryBytes },
-                })
-            },
+            { "cuda_libraries", cuda.Libraries.Select(l => new Facts { { "name", l.Name }, { "version", l.Version }, { "file", l.File } }) },
+            { "gpus", cuda.Gpus.Select(gpu => Gpu(gpu, cuda.Reason is null)) },
         };
+    }
+
+    /// <summary>What a GPU is, and how fast its memory is; or why that can't be measured.</summary>
+    private static Facts Gpu(CudaGpu gpu, bool usable)
+    {
+        DeviceInfo info = gpu.Info;
+        var facts = new Facts
+        {
+            { "index", gpu.Index },
+            { "name", info.Name },
+            { "compute_capability", $"{info.Major}.{info.Minor}" },
+            { "ptx", $"{info.PtxVersion / 10}.{info.PtxVersion % 10}" },
+            { "multiprocessors", info.Multiprocessors },
+            { "l2_bytes", info.L2Bytes },
+            { "memory_bytes", info.MemoryBytes },
+        };
+        if (!usable)
+            return facts;
+        try
+        {
+            using CudaDevice device = CudaDevice.Open(gpu.Index);
+            facts.Add("free_bytes", device.FreeMemory);
+            facts.Add("copy_bytes_per_second", CopyBandwidth.Measure(device));
+        }
+        catch (DeviceException e)
+        {
+            facts.Add("fault", e.Message);
+        }
+
+        return facts;
     }
 
     private static Facts Model(string path)
