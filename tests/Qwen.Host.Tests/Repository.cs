@@ -11,7 +11,8 @@ internal static class Repository
         return full;
     }
 
-    private static string Root()
+    /// <summary>The folder of the solution.</summary>
+    public static string Root()
     {
         for (DirectoryInfo? folder = new(AppContext.BaseDirectory); folder is not null; folder = folder.Parent)
         {

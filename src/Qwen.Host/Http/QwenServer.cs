@@ -1,3 +1,4 @@
+using Qwen.Host.Rpc;
 using Qwen.Runtime.Engine;
 
 namespace Qwen.Host.Http;
@@ -27,6 +28,7 @@ public static class QwenServer
         });
         builder.Logging.Services.Configure<Microsoft.Extensions.Logging.Console.ConsoleLoggerOptions>(console => console.LogToStandardErrorThreshold = LogLevel.Trace);
         builder.Logging.AddFilter("Microsoft", LogLevel.Warning);
+        RpcServices.Add(builder, engine, options);
         configure?.Invoke(builder);
 
         WebApplication app = builder.Build();
@@ -39,6 +41,7 @@ public static class QwenServer
         app.MapPost("/v1/completions", context => CompletionsEndpoint.HandleAsync(context, responder));
         ModelsEndpoint.Map(app, engine, options.ModelName);
         app.MapGet("/health", context => JsonResponse.WriteAsync(context, StatusCodes.Status200OK, json => json.WriteString("status", "ok")));
+        RpcServices.Map(app);
         return app;
     }
 }

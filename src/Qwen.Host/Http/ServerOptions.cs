@@ -11,6 +11,9 @@ public sealed record ServerOptions
     /// <summary>Where to listen; port 0 takes any free one.</summary>
     public IPEndPoint Endpoint { get; init; } = new(IPAddress.Loopback, 8000);
 
+    /// <summary>Where to listen for gRPC; null for not at all.</summary>
+    public IPEndPoint? RpcEndpoint { get; init; }
+
     /// <summary>Longest request body, in bytes.</summary>
     public long MaxRequestBytes { get; init; } = 32L << 20;
 }
