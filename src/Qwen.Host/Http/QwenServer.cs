@@ -41,6 +41,7 @@ public static class QwenServer
         app.MapPost("/v1/completions", context => CompletionsEndpoint.HandleAsync(context, responder));
         ModelsEndpoint.Map(app, engine, options.ModelName);
         app.MapGet("/health", context => JsonResponse.WriteAsync(context, StatusCodes.Status200OK, json => json.WriteString("status", "ok")));
+        WebPage.Map(app);
         RpcServices.Map(app);
         return app;
     }
