@@ -8,15 +8,16 @@ namespace Qwen.Native.Device;
 /// <summary>An NVIDIA GPU of compute capability 8.0 or newer, through its driver and cublasLt.</summary>
 public sealed unsafe class CudaDevice : IDevice
 {
-    private readonly CublasLt _blas;
+    /// <summary>CUDA 11.4, the first with all that is used of graphs.</summary>
+    private const int OldestDriver = 11040;
+
+    private CublasLt? _blas;
 
     private CudaDevice(CudaContextHandle context, DeviceInfo info, int driverVersion)
     {
         Context = context;
         Info = info;
         DriverVersion = driverVersion;
-        context.MakeCurrent();
-        _blas = new CublasLt(info.ComputeCapability);
     }
 
     /// <inheritdoc/>
@@ -26,7 +27,8 @@ public sealed unsafe class CudaDevice : IDevice
     public int DriverVersion { get; }
 
     /// <summary>cublasLt's version: 130000 for 13.0.0.</summary>
-    public int BlasVersion => _blas.Version;
+    /// <exception cref="DeviceException">There is no cublasLt; the message says what was looked for, and where.</exception>
+    public int BlasVersion => Blas.Version;
 
     /// <inheritdoc/>
     public long FreeMemory
@@ -40,6 +42,16 @@ public sealed unsafe class CudaDevice : IDevice
     }
 
     internal CudaContextHandle Context { get; }
+
+    /// <summary>The library, opened when the first product is asked for: kernels alone need only the driver.</summary>
+    private CublasLt Blas
+    {
+        get
+        {
+            Context.MakeCurrent();
+            return _blas ??= new CublasLt(Info.ComputeCapability);
+        }
+    }
 
     /// <summary>Programmatic dependent launch: sm_90, and CUDA 12.3 for it to be captured in graphs.</summary>
     internal bool HasDependentLaunch => Info.Major >= 9 && DriverVersion >= 12030;
@@ -58,7 +70,7 @@ public sealed unsafe class CudaDevice : IDevice
 
     /// <summary>Opens a GPU.</summary>
     /// <param name="index">Its number, from 0.</param>
-    /// <exception cref="DeviceException">There is none of that number, it is too old, or a library is missing; the message says which.</exception>
+    /// <exception cref="DeviceException">There is none of that number, it or its driver is too old, or there is no driver; the message says which.</exception>
     public static CudaDevice Open(int index = 0)
     {
         int count = Count;
@@ -69,8 +81,8 @@ public sealed unsafe class CudaDevice : IDevice
         DeviceInfo info = Describe(device, driverVersion);
         if (info.Major < 8)
             throw new DeviceException($"CUDA device {index}, {info.Name}, has compute capability {info.Major}.{info.Minor}; 8.0 is needed.");
-        if (info.PtxVersion == 0)
-            throw new DeviceException($"The driver serves CUDA {driverVersion / 1000}.{driverVersion % 1000 / 10}; 11.0 is needed.");
+        if (driverVersion < OldestDriver)
+            throw new DeviceException($"The driver serves CUDA {driverVersion / 1000}.{driverVersion % 1000 / 10}; {OldestDriver / 1000}.{OldestDriver % 1000 / 10} is needed.");
         CudaContextHandle context = CudaContextHandle.Retain(device);
         try
         {
@@ -126,22 +138,18 @@ public sealed unsafe class CudaDevice : IDevice
     }
 
     /// <inheritdoc/>
-    public bool Supports(in MatmulShape shape) => _blas.WhyNot(shape) is null;
+    public bool Supports(in MatmulShape shape) => Blas.WhyNot(shape) is null;
 
     /// <inheritdoc/>
-    public IMatmul CreateMatmul(in MatmulShape shape)
-    {
-        Context.MakeCurrent();
-        return _blas.Prepare(shape);
-    }
+    public IMatmul CreateMatmul(in MatmulShape shape) => Blas.Prepare(shape);
 
     /// <inheritdoc/>
     public void Dispose()
     {
         if (Context.IsClosed)
             return;
-        Context.MakeCurrent();
-        _blas.Dispose();
+        _ = Context.TryMakeCurrent(); // a lost context can't be made current, but must still be let go
+        _blas?.Dispose();
         Context.Dispose();
     }
 

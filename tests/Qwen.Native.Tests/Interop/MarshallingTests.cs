@@ -49,6 +49,23 @@ public sealed unsafe class MarshallingTests
         Assert.Equal(["CublasLtApi", "CudaDriver", "CudaRuntime", "PtxCompilerApi"], bindings.Select(t => t.Name).Order(StringComparer.Ordinal));
     }
 
+    [SkippableFact]
+    public void LaunchKernel_AllocatesNothing()
+    {
+        // Without cuInit the driver refuses the call, after all the marshalling that a good one has.
+        Checkers.Need(NativeLibraries.Driver);
+        using var stream = new CudaStreamHandle();
+        void** parameters = stackalloc void*[1];
+        CuResult result = CudaDriver.LaunchKernel(0, 1, 1, 1, 1, 1, 1, 0, stream, parameters, null);
+        long before = GC.GetAllocatedBytesForCurrentThread();
+
+        for (int i = 0; i < 1000; i++)
+            result = CudaDriver.LaunchKernel(0, 1, 1, 1, 1, 1, 1, 0, stream, parameters, null);
+
+        Assert.Equal(before, GC.GetAllocatedBytesForCurrentThread());
+        Assert.NotEqual(CuResult.Success, result);
+    }
+
     /// <summary>The exported names that a class imports: the method's own, or, where arguments are marshalled, those of its stub's local function.</summary>
     private static string[] EntryPoints(Type type) =>
     [

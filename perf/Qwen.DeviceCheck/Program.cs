@@ -1,0 +1,71 @@
+using System.Globalization;
+using Qwen.DeviceCheck;
+using Qwen.DeviceCheck.Checks;
+using Qwen.Native;
+using Qwen.Native.Device;
+
+// Qwen.DeviceCheck FOLDER [--device N] [--only TEXT]
+// Verifies on a real GPU what a machine without one can't, and measures. Exits with 0 if all is right, 1 if something is not, 2 for wrong
+// arguments, 3 where there is no GPU.
+string? folder = null, only = null;
+int index = 0;
+for (int i = 0; i < args.Length; i++)
+{
+    if (args[i] == "--device" && i + 1 < args.Length && int.TryParse(args[i + 1], NumberStyles.None, CultureInfo.InvariantCulture, out index))
+        i++;
+    else if (args[i] == "--only" && i + 1 < args.Length)
+        only = args[++i];
+    else if (folder is null && !args[i].StartsWith('-'))
+        folder = args[i];
+    else
+        return Usage();
+}
+
+if (folder is null)
+    return Usage();
+
+Directory.CreateDirectory(folder);
+var report = new Report(folder);
+foreach (CudaLibrary library in CudaInstallation.Find().Libraries)
+    report.Fact(library.Name, library.File is null ? "not found" : $"{library.Version}  {library.File}");
+
+CudaDevice device;
+try
+{
+    device = CudaDevice.Open(index);
+}
+catch (DeviceException e)
+{
+    report.Fact("no device", e.Message);
+    report.Write();
+    return 3;
+}
+
+using (device)
+{
+    report.Fact("device", device.Info.ToString());
+    report.Fact("free_memory", device.FreeMemory.ToString("N0", CultureInfo.InvariantCulture));
+
+    // In order: what later ones build on comes first, what ends the device last.
+    ICheck[] checks = [new BandwidthCheck(), new MemoryCheck(), new LaunchCheck(), new GraphCheck(), new MatmulCheck(), new MatmulRateCheck(), new FaultCheck()];
+    using var session = new CheckSession(device, report);
+    foreach (ICheck check in checks.Where(c => only is null || c.Name.Contains(only, StringComparison.OrdinalIgnoreCase)))
+    {
+        bool alive = session.Run(check);
+        report.Write();
+        if (alive)
+            continue;
+        if (!check.EndsDevice)
+            Console.Out.WriteLine("\nThe device is lost to this process: nothing more can be checked.");
+        break;
+    }
+}
+
+Console.Out.WriteLine($"\n{(report.Failures == 0 ? "all is right" : $"{report.Failures} FAILED")}; results are in {folder}");
+return report.Failures == 0 ? 0 : 1;
+
+static int Usage()
+{
+    Console.Error.WriteLine("usage: Qwen.DeviceCheck FOLDER [--device N] [--only TEXT]");
+    return 2;
+}
