@@ -23,6 +23,9 @@ public sealed partial class PtxBuilder
     /// <summary>The larger; of a number and NaN, the number.</summary>
     public F32 Max(F32 a, F32 b) => Instruction<F32>("max.f32", a.Operand, b.Operand);
 
+    /// <summary>The larger; NaN if either is.</summary>
+    public F32 MaxOrNaN(F32 a, F32 b) => Instruction<F32>("max.NaN.f32", a.Operand, b.Operand);
+
     /// <summary>The smaller; of a number and NaN, the number.</summary>
     public F32 Min(F32 a, F32 b) => Instruction<F32>("min.f32", a.Operand, b.Operand);
 

@@ -42,18 +42,17 @@ public sealed partial class PtxBuilder
     public Pred All(Pred value) => VotePred("vote.sync.all.pred", value);
 
     /// <summary>The sum over groups of <paramref name="lanes"/> neighbouring lanes, in every one of them, as a tree: always in the same order.</summary>
-    public F32 SumLanes(F32 value, int lanes = 32)
-    {
-        for (int mask = lanes / 2; mask > 0; mask /= 2)
-            value += ShuffleXor(value, mask);
-        return value;
-    }
+    public F32 SumLanes(F32 value, int lanes = 32) => ReduceLanes(value, lanes, (a, b) => a + b);
 
     /// <summary>The largest over groups of <paramref name="lanes"/> neighbouring lanes, in every one of them.</summary>
-    public F32 MaxLanes(F32 value, int lanes = 32)
+    public F32 MaxLanes(F32 value, int lanes = 32) => ReduceLanes(value, lanes, Max);
+
+    /// <summary>All values of groups of <paramref name="lanes"/> neighbouring lanes, combined, in every one of them.</summary>
+    public T ReduceLanes<T>(T value, int lanes, Func<T, T, T> combine)
+        where T : struct, IRegister<T>
     {
         for (int mask = lanes / 2; mask > 0; mask /= 2)
-            value = Max(value, ShuffleXor(value, mask));
+            value = combine(value, ShuffleXor(value, mask));
         return value;
     }
 

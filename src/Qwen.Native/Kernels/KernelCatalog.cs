@@ -1,0 +1,72 @@
+using Qwen.Native.Device;
+using Qwen.Native.Ptx;
+
+namespace Qwen.Native.Kernels;
+
+/// <summary>The kernels that the engine asks for, at the shapes of Qwen models: what the assembler check compiles and the device check runs.</summary>
+public static class KernelCatalog
+{
+    private static readonly ElementType[] _activations = [ElementType.BF16, ElementType.F16];
+    private static readonly MatmulScale[] _float8Scales = [MatmulScale.Row, MatmulScale.RowGroup128];
+
+    // hidden, intermediate, query heads, key and value heads, head width, norms of queries and keys
+    private static readonly (int Hidden, int Intermediate, int Heads, int KvHeads, int HeadDim, bool HasQkNorm)[] _models =
+    [
+        (896, 4864, 14, 2, 64, false), // Qwen2.5-0.5B
+        (3584, 18944, 28, 4, 128, false), // Qwen2.5-7B
+        (8192, 29568, 64, 8, 128, false), // Qwen2.5-72B
+        (4096, 12288, 32, 8, 128, true), // Qwen3-8B
+    ];
+
+    /// <summary>All of them, built for a target.</summary>
+    public static IEnumerable<PtxKernel> All(PtxTarget target) => Rows(target);
+
+    // What works on rows of activations.
+    private static IEnumerable<PtxKernel> Rows(PtxTarget target)
+    {
+        foreach ((int hidden, int intermediate, int heads, int kvHeads, int headDim, bool hasQkNorm) in _models)
+        {
+            foreach (ElementType table in (ElementType[])[ElementType.F32, ElementType.F16, ElementType.BF16])
+                yield return EmbeddingKernel.Build(target, table, hidden);
+            yield return EmbeddingKernel.Build(target, ElementType.E4M3, hidden, MatmulScale.Row);
+            yield return GatherRowsKernel.Build(target, hidden * sizeof(float));
+            yield return PermuteColumnsKernel.Build(target, hidden);
+            yield return PermuteColumnsKernel.Build(target, intermediate);
+            foreach (MatmulScale scale in _float8Scales)
+            {
+                yield return RmsNormKernel.Build(target, ElementType.E4M3, hidden, null, scale);
+                foreach (ElementType type in _activations)
+                {
+                    yield return RmsNormKernel.Build(target, ElementType.E4M3, hidden, type, scale);
+                    yield return QuantizeKernel.Build(target, type, heads * headDim, scale);
+                    yield return SwiGluQuantizeKernel.Build(target, type, intermediate, scale);
+                }
+            }
+
+            yield return RmsNormKernel.Build(target, ElementType.F32, hidden);
+            foreach (ElementType type in _activations)
+            {
+                yield return QuantizeKernel.Build(target, type, hidden, MatmulScale.Tensor);
+                yield return TensorScaleKernel.Build(target, type, hidden);
+                foreach (ElementType? delta in (ElementType?[])[null, type, ElementType.F32])
+                    yield return RmsNormKernel.Build(target, type, hidden, delta);
+                foreach (ElementType stored in (ElementType[])[ElementType.F32, ElementType.F16, ElementType.BF16, ElementType.E4M3, ElementType.E5M2, ElementType.S8])
+                {
+                    bool hasKeyBias = !hasQkNorm && stored.Bytes() == 1;
+                    yield return RopeAndStoreKernel.Build(target, new RopeAndStoreShape(type, stored, heads, kvHeads, headDim, 16, hasQkNorm, hasKeyBias));
+                }
+            }
+        }
+
+        foreach (ElementType type in _activations)
+        {
+            yield return SwiGluKernel.Build(target, type);
+            yield return CastKernel.Build(target, type, ElementType.F32);
+            yield return CastKernel.Build(target, ElementType.F32, type);
+        }
+
+        yield return CastKernel.Build(target, ElementType.F16, ElementType.BF16);
+        yield return CastKernel.Build(target, ElementType.BF16, ElementType.F16);
+        yield return CopyBlocksKernel.Build(target, 4 * 16 * 128 * sizeof(ushort));
+    }
+}
