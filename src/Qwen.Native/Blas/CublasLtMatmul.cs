@@ -49,6 +49,8 @@ internal sealed unsafe class CublasLtMatmul : IMatmul
         using (preference)
         {
             Prefer(preference, CublasLtPreferenceAttribute.MaxWorkspaceBytes, (ulong)CublasLt.WorkspaceBytes);
+            // Sums are F32 to the end: the other schemes add partial sums in the result's type.
+            Prefer(preference, CublasLtPreferenceAttribute.ReductionSchemeMask, CublasLtReductionScheme.ComputeType);
             for (CublasLtPreferenceAttribute operand = CublasLtPreferenceAttribute.MinAlignmentA; operand <= CublasLtPreferenceAttribute.MinAlignmentD; operand++)
                 Prefer(preference, operand, MatmulRules.Alignment);
             CublasStatus status = CublasLtApi.MatmulAlgoGetHeuristic(

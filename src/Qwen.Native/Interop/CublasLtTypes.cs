@@ -70,10 +70,21 @@ internal enum CublasLtMatmulAttribute
 internal enum CublasLtPreferenceAttribute
 {
     MaxWorkspaceBytes = 1,
+    ReductionSchemeMask = 3,
     MinAlignmentA = 5,
     MinAlignmentB = 6,
     MinAlignmentC = 7,
     MinAlignmentD = 8,
+}
+
+/// <summary>cublasLtReductionScheme_t: how partial sums are added where the inputs are split.</summary>
+[Flags]
+internal enum CublasLtReductionScheme
+{
+    None = 0,
+    InPlace = 1,
+    ComputeType = 2,
+    OutputType = 4,
 }
 
 /// <summary>cublasLtMatmulAlgo_t: opaque, valid for the library version that made it.</summary>

@@ -1,8 +1,8 @@
-using Qwen.Native.Interop;
-using Qwen.Native.Tests.Interop;
 using System.Runtime.InteropServices;
 using Qwen.Native.Blas;
 using Qwen.Native.Device;
+using Qwen.Native.Interop;
+using Qwen.Native.Tests.Interop;
 
 namespace Qwen.Native.Tests.Blas;
 
@@ -50,6 +50,7 @@ public sealed unsafe partial class CublasLtMarshallingTests
 
     [SkippableTheory]
     [InlineData(CublasLtPreferenceAttribute.MaxWorkspaceBytes, 8)]
+    [InlineData(CublasLtPreferenceAttribute.ReductionSchemeMask, 4)]
     [InlineData(CublasLtPreferenceAttribute.MinAlignmentA, 4)]
     [InlineData(CublasLtPreferenceAttribute.MinAlignmentB, 4)]
     [InlineData(CublasLtPreferenceAttribute.MinAlignmentC, 4)]
@@ -61,10 +62,10 @@ public sealed unsafe partial class CublasLtMarshallingTests
         CublasLtApi.MatmulPreferenceCreate(out MatmulPreferenceHandle preference).Check();
         using (preference)
         {
-            long value = 32, read = 0;
+            long value = 2, read = 0;
             CublasLtApi.MatmulPreferenceSetAttribute(preference, attribute, &value, (nuint)bytes).Check();
             Assert.Equal(CublasStatus.Success, MatmulPreferenceGetAttribute(preference.DangerousGetHandle(), attribute, &read, (nuint)bytes, out nuint written));
-            Assert.Equal((32, (nuint)bytes), (read, written));
+            Assert.Equal((value, (nuint)bytes), (read, written));
         }
     }
 
