@@ -32,6 +32,10 @@ public sealed partial class PtxBuilder
     public T[] LoadVector<T>(Global address, int count, CacheHint hint = CacheHint.None, Pred? when = null)
         where T : struct, IRegister<T> => Loaded<T>($"ld.global{Hint(hint, isLoad: true)}", address.ToString(), count, when);
 
+    /// <summary>Loads 1, 2 or 4 registers that exist: what a loop carries on. Where <paramref name="when"/> doesn't hold they stay as they are.</summary>
+    public void LoadInto<T>(ReadOnlySpan<T> registers, Global address, CacheHint hint = CacheHint.None, Pred? when = null)
+        where T : struct, IRegister<T> => Line($"{Guard(when)}ld.global{Hint(hint, isLoad: true)}{Shape<T>(registers.Length)} {List(registers)}, {address};");
+
     /// <summary>Loads a register from shared memory.</summary>
     public T Load<T>(Shared address, Pred? when = null)
         where T : struct, IRegister<T> => LoadVector<T>(address, 1, when)[0];
