@@ -19,7 +19,7 @@ public static class KernelCatalog
     ];
 
     /// <summary>All of them, built for a target.</summary>
-    public static IEnumerable<PtxKernel> All(PtxTarget target) => Rows(target);
+    public static IEnumerable<PtxKernel> All(PtxTarget target) => Rows(target).Concat(Packed(target));
 
     // What works on rows of activations.
     private static IEnumerable<PtxKernel> Rows(PtxTarget target)
@@ -68,5 +68,30 @@ public static class KernelCatalog
         yield return CastKernel.Build(target, ElementType.F16, ElementType.BF16);
         yield return CastKernel.Build(target, ElementType.BF16, ElementType.F16);
         yield return CopyBlocksKernel.Build(target, 4 * 16 * 128 * sizeof(ushort));
+    }
+
+    // What multiplies by packed weights: a projection with bias into activations, and one added to the residual.
+    private static IEnumerable<PtxKernel> Packed(PtxTarget target)
+    {
+        PackedFormat[] formats =
+        [
+            new(4, 128, PackedOffset.ZeroPoint), // AWQ, GPTQ
+            new(4, 128, PackedOffset.None), new(4, 64, PackedOffset.ZeroPoint), new(4, PackedFormat.WholeRow, PackedOffset.None), // GPTQ
+            new(4, 32, PackedOffset.None), new(4, 32, PackedOffset.Minimum), // Q4_0; Q4_1 and Q4_K
+            new(8, 32, PackedOffset.None), // Q8_0
+            new(8, 128, PackedOffset.None), new(8, 128, PackedOffset.ZeroPoint), new(8, PackedFormat.WholeRow, PackedOffset.None), // GPTQ
+        ];
+        foreach (PackedFormat format in formats)
+        {
+            foreach (ElementType type in _activations)
+            {
+                PackedProduct[] products = [new(format, type, type, Bias: true), new(format, type, ElementType.F32, Accumulate: true)];
+                foreach (PackedProduct product in products)
+                {
+                    for (int rowTiles = 1; rowTiles <= 2; rowTiles++)
+                        yield return PackedGemvKernel.Build(target, product, rowTiles);
+                }
+            }
+        }
     }
 }

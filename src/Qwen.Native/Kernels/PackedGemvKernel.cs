@@ -68,8 +68,8 @@ public sealed class PackedGemvKernel(KernelCache cache, PackedProduct product, i
         private readonly PackedFormat _format = product.Format;
         private readonly PackedCodes _codes = new(k, product.Activations, product.Format.Bits);
 
-        // Tiles loaded ahead: with 16 warps a multiprocessor, 48 or 64 KB of codes under way where 4.3 TB/s at 1 us ask for 32 KB.
-        private readonly int _ahead = (rowTiles, product.Format.Bits) switch { (1, 4) => 6, (1, _) => 8, _ => 4 };
+        // Tiles loaded ahead, as far as registers for 16 warps a multiprocessor go: 48 or 64 KB of codes under way, where 4.3 TB/s at 1 us ask for 32.
+        private readonly int _ahead = (rowTiles, product.Format) switch { (1, { Bits: 4 }) => 6, (1, _) => 8, (_, { SegmentsOfTile: 2, Offset: not PackedOffset.None }) => 3, _ => 4 };
 
         private int TileInputs => _format.TileInputs;
 

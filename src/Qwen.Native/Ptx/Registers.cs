@@ -268,18 +268,19 @@ public readonly record struct Half2(Operand Operand, ElementType Kind)
     public U32 AsU32 => new(Operand);
 
     /// <summary>Sum. Of BF16 it is a fused multiply-add, which sm_80 has, with the same result.</summary>
-    public static Half2 operator +(Half2 a, Half2 b) =>
-        a.Kind == ElementType.F16 ? Emit("add.f16x2", a, b) : new(PtxBuilder.Emit<U32>("fma.rn.bf16x2", a.Operand, Operand.Constant(0x3f803f80u), Same(a, b).Operand).Operand, a.Kind);
+    public static Half2 operator +(Half2 a, Half2 b) => a.Kind == ElementType.F16 ? Emit("add.f16x2", a, b) : Fused(a, Twice(a, 0x3f80), b);
 
     /// <summary>Difference; of BF16 as the sum.</summary>
-    public static Half2 operator -(Half2 a, Half2 b) =>
-        a.Kind == ElementType.F16 ? Emit("sub.f16x2", a, b) : new(PtxBuilder.Emit<U32>("fma.rn.bf16x2", Same(a, b).Operand, Operand.Constant(0xbf80bf80u), a.Operand).Operand, a.Kind);
+    public static Half2 operator -(Half2 a, Half2 b) => a.Kind == ElementType.F16 ? Emit("sub.f16x2", a, b) : Fused(b, Twice(a, 0xbf80), a);
 
     /// <summary>Product. Of BF16 it is a fused multiply-add of minus zero, which changes nothing.</summary>
-    public static Half2 operator *(Half2 a, Half2 b) =>
-        a.Kind == ElementType.F16 ? Emit("mul.f16x2", a, b) : new(PtxBuilder.Emit<U32>("fma.rn.bf16x2", a.Operand, Same(a, b).Operand, Operand.Constant(0x80008000u)).Operand, a.Kind);
+    public static Half2 operator *(Half2 a, Half2 b) => a.Kind == ElementType.F16 ? Emit("mul.f16x2", a, b) : Fused(a, b, Twice(a, 0x8000));
 
     private static Half2 Emit(string operation, Half2 a, Half2 b) => new(PtxBuilder.Emit<U32>(operation, a.Operand, Same(a, b).Operand).Operand, a.Kind);
+
+    private static Half2 Fused(Half2 a, Half2 b, Half2 c) => new(PtxBuilder.Emit<U32>("fma.rn.bf16x2", a.Operand, Same(a, b).Operand, Same(a, c).Operand).Operand, a.Kind);
+
+    private static Half2 Twice(Half2 like, uint bits) => new(like.Operand.Builder!.Variable<U32>(bits | (bits << 16)).Operand, like.Kind); // fma takes no constant
 
     private static Half2 Same(Half2 a, Half2 b) => a.Kind == b.Kind ? b : throw new InvalidOperationException($"{a.Kind} meets {b.Kind}.");
 }
