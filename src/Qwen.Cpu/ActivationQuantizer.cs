@@ -1,5 +1,6 @@
 using System.Runtime.CompilerServices;
 using System.Runtime.Intrinsics;
+using Qwen.Cpu.Quantized;
 
 namespace Qwen.Cpu;
 
@@ -35,6 +36,27 @@ public static unsafe class ActivationQuantizer
             new Span<float>(scales + blocks, rest).Clear();
             new Span<int>(sums32 + blocks, rest).Clear();
             new Span<int>(sums16 + (blocks * 2), rest * 2).Clear();
+            PrepareForPanels(quantized, token);
+        }
+    }
+
+    private static void PrepareForPanels(in QuantizedActivations quantized, int token)
+    {
+        sbyte* codes = quantized.Codes(token);
+        byte* plus128 = quantized.UnsignedCodes(token);
+        short* wide = quantized.WideCodes(token);
+        float* scales = quantized.Scales(token), scaled32 = quantized.ScaledSums(token, 32), scaled16 = quantized.ScaledSums(token, 16);
+        int* sums32 = quantized.Sums(token, 32), sums16 = quantized.Sums(token, 16);
+        for (int i = 0; i < quantized.PaddedColumns; i += 32)
+        {
+            int b = i / 32;
+            scaled32[b] = sums32[b] * scales[b];
+            scaled16[2 * b] = sums16[2 * b] * scales[b];
+            scaled16[(2 * b) + 1] = sums16[(2 * b) + 1] * scales[b];
+            Vector256<sbyte> block = Vector256.Load(codes + i);
+            (block.AsByte() ^ Vector256.Create((byte)0x80)).Store(plus128 + i);
+            if (PanelDot.HasWords)
+                Vector512.WidenLower(block.ToVector512Unsafe()).Store(wide + i);
         }
     }
 

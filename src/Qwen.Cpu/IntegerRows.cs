@@ -5,7 +5,7 @@ namespace Qwen.Cpu;
 /// <summary>Products of quantized weight rows, read where they lie, with int8 activations: exact integer dots, F32 between sub-blocks.</summary>
 /// <remarks>
 /// The order of accumulation is one for all formats, instruction sets, token counts and splits: lane b mod 16 sums, in increasing b,
-/// fma(dot_b, scale_b * scale_x, lane) and, with a bias, fma(bias_b * scale_x, sum_x, lane); then the lanes fold by halves.
+/// fma(dot_b, scale_b * scale_x, lane) and, with a bias, fma(bias_b, sum_x * scale_x, lane); then the lanes fold by halves.
 /// </remarks>
 internal static unsafe class IntegerRows
 {

@@ -1,8 +1,12 @@
+using Qwen.Cpu.Quantized;
+
 namespace Qwen.Cpu;
 
 /// <summary>Activations [tokens, columns] rounded to int8, a scale per 32 columns, in memory that the caller owns.</summary>
 /// <remarks>
-/// A token is one record: codes, then F32 scales per 32, then the integer sums of the codes per 32 and per 16.
+/// A token is one record: codes, then F32 scales per 32, then the integer sums of the codes per 32 and per 16; then these sums
+/// times the scale; then the codes once more in the forms that <see cref="PanelDot"/> multiplies: plus 128 in a byte, and, where it has words,
+/// as int16.
 /// The sums pay for the weights' offsets and minima, so that no kernel adds up activations.
 /// A record is padded with zeros to 512 columns (16 blocks of 32, a vector's lanes), and the memory to four records:
 /// kernels read whole vectors and whole tiles, and have no tails.
@@ -61,6 +65,15 @@ public readonly unsafe struct QuantizedActivations
     /// <summary>Sums of a token's codes, one per <paramref name="columns"/> (16 or 32) columns.</summary>
     internal int* Sums(int token, int columns) => (int*)(Scales(token) + (PaddedColumns / (columns == BlockColumns ? 32 : 16)));
 
+    /// <summary><see cref="Sums"/> times the scale of their columns.</summary>
+    internal float* ScaledSums(int token, int columns) => (float*)(Sums(token, 16) + (PaddedColumns / 16)) + (columns == BlockColumns ? 0 : PaddedColumns / 32);
+
+    /// <summary>The codes of a token, plus 128.</summary>
+    internal byte* UnsignedCodes(int token) => (byte*)(ScaledSums(token, 16) + (PaddedColumns / 16));
+
+    /// <summary>The codes of a token as int16, where <see cref="PanelDot.HasWords"/>.</summary>
+    internal short* WideCodes(int token) => (short*)(UnsignedCodes(token) + PaddedColumns);
+
     private static int Pad(int columns) => checked(columns + RecordColumns - 1) / RecordColumns * RecordColumns;
 
     private static long RecordBytes(int columns)
@@ -69,6 +82,6 @@ public readonly unsafe struct QuantizedActivations
         if (columns % BlockColumns != 0)
             throw new ArgumentException($"{columns} columns are no multiple of {BlockColumns}.", nameof(columns));
         long padded = Pad(columns);
-        return padded + (padded / 32 * (sizeof(float) + sizeof(int))) + (padded / 16 * sizeof(int));
+        return (padded * (2 + (PanelDot.HasWords ? sizeof(short) : 0))) + (padded / 32 * (2 * sizeof(float) + sizeof(int))) + (padded / 16 * (sizeof(float) + sizeof(int)));
     }
 }

@@ -310,7 +310,7 @@ public sealed unsafe class IntegerRowsTests
                 ref float lane = ref lanes[b % 16];
                 lane = MathF.FusedMultiplyAdd(dot, first.Scale * scale, lane);
                 if (first.Bias is float bias)
-                    lane = MathF.FusedMultiplyAdd(bias * scale, sum, lane);
+                    lane = MathF.FusedMultiplyAdd(bias, sum * scale, lane);
             }
 
             for (int half = 8; half > 0; half /= 2)

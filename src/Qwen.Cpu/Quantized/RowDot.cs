@@ -80,7 +80,7 @@ internal static unsafe class RowDot
             row.Scales(chunk, b, out Vector512<float> weightScales, out Vector512<float> weightBiases);
             lanes = Vector512.FusedMultiplyAdd(Lanes.Floats<TFormat>(dots, sum), weightScales * scale, lanes);
             if (TFormat.HasBias)
-                lanes = Vector512.FusedMultiplyAdd(weightBiases * scale, Vector512.ConvertToSingle(sum), lanes);
+                lanes = Vector512.FusedMultiplyAdd(weightBiases, Vector512.ConvertToSingle(sum) * scale, lanes);
         }
 
         return Lanes512.Fold(new(lanes)); // its operations are made of narrower ones where there is no AVX-512
