@@ -14,6 +14,7 @@ internal sealed unsafe class CudaStream : IDeviceStream
     private readonly CudaContextHandle _context;
     private readonly CudaStreamHandle _handle;
     private DeviceBuffer? _workspace;
+    private bool _isCapturing;
 
     public CudaStream(CudaDevice device)
     {
@@ -101,12 +102,14 @@ internal sealed unsafe class CudaStream : IDeviceStream
         _context.MakeCurrent();
         Workspace(); // can't be allocated any more once it has begun
         CudaDriver.StreamBeginCapture(_handle, CaptureMode.ThreadLocal).Check();
+        _isCapturing = true;
     }
 
     /// <inheritdoc/>
     public IDeviceGraph EndCapture()
     {
         _context.MakeCurrent();
+        _isCapturing = false;
         CudaDriver.StreamEndCapture(_handle, out CudaGraphHandle graph).Check();
         graph.BelongTo(_context);
         using (graph)
@@ -130,6 +133,14 @@ internal sealed unsafe class CudaStream : IDeviceStream
     /// <inheritdoc/>
     public void Dispose()
     {
+        // A capture that an exception broke off would keep this thread from allocating for ever. What it had, and what it says, are of no use.
+        if (_isCapturing && _context.TryMakeCurrent() == CuResult.Success)
+        {
+            _ = CudaDriver.StreamEndCapture(_handle, out CudaGraphHandle graph);
+            graph.Dispose();
+            _isCapturing = false;
+        }
+
         _handle.Dispose(); // the driver lets what is under way end
         _workspace?.Dispose(); // cuMemFree waits for it
     }
