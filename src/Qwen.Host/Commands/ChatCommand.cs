@@ -81,7 +81,7 @@ internal static class ChatCommand
             try
             {
                 IEnumerable<(string, string)> messages = _system is null ? _turns : [("system", _system), .. _turns];
-                await foreach (GenerationChunk chunk in engine.ChatAsync(ChatRequest.FromMessages(messages), sampling, stop.Token).ConfigureAwait(false))
+                await foreach (GenerationChunk chunk in engine.ChatAsync(ChatRequest.FromMessages(messages), sampling, cancellation: stop.Token).ConfigureAwait(false))
                 {
                     answer.Append(chunk.Text);
                     await streams.StreamAsync(chunk.Text).ConfigureAwait(false);

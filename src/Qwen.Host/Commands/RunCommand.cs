@@ -35,8 +35,8 @@ internal static partial class RunCommand
             {
                 List<(string, string)> messages = parsed.GetValue(system) is { } instruction ? [("system", instruction), ("user", text)] : [("user", text)];
                 IAsyncEnumerable<GenerationChunk> answer = parsed.GetValue(raw)
-                    ? engine.GenerateAsync(text, options, AddedTokenParsing.All, cancellation)
-                    : engine.ChatAsync(ChatRequest.FromMessages(messages), options, cancellation);
+                    ? engine.GenerateAsync(text, options, parsing: AddedTokenParsing.All, cancellation: cancellation)
+                    : engine.ChatAsync(ChatRequest.FromMessages(messages), options, cancellation: cancellation);
                 await foreach (GenerationChunk chunk in answer.ConfigureAwait(false))
                     await streams.StreamAsync(chunk.Text).ConfigureAwait(false);
                 await streams.Output.WriteLineAsync().ConfigureAwait(false);

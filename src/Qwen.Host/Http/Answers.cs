@@ -96,7 +96,7 @@ internal sealed class Answers : IAsyncDisposable
     {
         try
         {
-            return engine.GenerateAsync(prompt, sampling, cancellation);
+            return engine.GenerateAsync(prompt, sampling, cancellation: cancellation);
         }
         catch (InvalidRequestException e)
         {

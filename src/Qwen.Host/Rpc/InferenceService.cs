@@ -61,7 +61,7 @@ internal sealed class InferenceService(QwenEngine engine, ServerOptions options)
     private async Task AnswerAsync(IReadOnlyList<int> prompt, Sampling? sampling, IServerStreamWriter<GenerateResponse> responses, ServerCallContext context)
     {
         // The token is cancelled by the caller, by its deadline and by a lost connection. A slow reader is waited for in WriteAsync.
-        await foreach (GenerationChunk chunk in engine.GenerateAsync(prompt, SamplingMessage.Read(sampling ?? new Sampling()), context.CancellationToken).ConfigureAwait(false))
+        await foreach (GenerationChunk chunk in engine.GenerateAsync(prompt, SamplingMessage.Read(sampling ?? new Sampling()), cancellation: context.CancellationToken).ConfigureAwait(false))
         {
             context.GetHttpContext().Features.Set(new RequestUsage { Usage = chunk.Usage });
             await responses.WriteAsync(GenerateMessage.From(chunk), context.CancellationToken).ConfigureAwait(false);

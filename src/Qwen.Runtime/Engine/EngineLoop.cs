@@ -1,73 +1,120 @@
-using System.Collections.Concurrent;
 using Qwen.Runtime.Cache;
-using Qwen.Runtime.Sampling;
-using Qwen.Runtime.Scheduling;
 
 namespace Qwen.Runtime.Engine;
 
-/// <summary>The thread that owns the network, the cache and the scheduler. Requests come in by a queue; tokens leave by their streams.</summary>
+/// <summary>The thread that owns the core: the network, the cache and the scheduler. Requests come in by a queue; tokens leave by their streams.</summary>
 internal sealed class EngineLoop : IDisposable
 {
-    private readonly LoadedModel _model;
-    private readonly Scheduler<Generation> _scheduler;
-    private readonly Batch _batch;
-    private readonly SamplerWorkspace _sampling;
-    private readonly ConcurrentQueue<Generation> _inbox = new();
-    private readonly AutoResetEvent _wake = new(false);
-    private readonly List<Generation> _leaving = [];
-    private readonly Thread _thread;
-    private volatile bool _stopping;
-    private volatile int _running, _waiting, _freeBlocks;
-    private long _steps, _promptTokens, _generatedTokens;
+    // How often readers and timeouts are looked after while there is nothing to compute.
+    private static readonly TimeSpan IdleReview = TimeSpan.FromMilliseconds(20);
 
-    public EngineLoop(LoadedModel model)
+    private readonly EngineCore _core;
+    private readonly EngineOptions _options;
+    private readonly Lock _lock = new(); // of the fields below it
+    private readonly Queue<Request> _inbox = new();
+    private readonly Queue<LoopCommand> _commands = new();
+    private EngineStatistics _statistics;
+    private TimeSpan _endInterval;
+    private EngineState _state;
+    private Exception? _error;
+    private readonly AutoResetEvent _wake = new(false);
+    private readonly Thread _thread;
+    private long _stepStart; // 0 between steps
+    private volatile bool _stopping;
+
+    /// <summary>Starts the thread.</summary>
+    /// <param name="core">What it runs; disposed with the loop.</param>
+    /// <param name="options">Bounds and clock.</param>
+    public EngineLoop(EngineCore core, EngineOptions options)
     {
-        _model = model;
-        Pool = new BlockPool(model.KvBlocks, model.BlockSize);
-        _freeBlocks = Pool.Free;
-        _scheduler = new Scheduler<Generation>(Pool, model.Options.MaxSequences);
-        _batch = new Batch(model.Options.MaxBatchedTokens, model.Options.MaxSequences);
-        _sampling = new SamplerWorkspace(model.Config.VocabularySize);
+        _core = core;
+        _options = options;
+        _statistics = core.Statistics;
         _thread = new Thread(Run) { IsBackground = true, Name = "qwen-engine" };
         _thread.Start();
     }
 
-    public BlockPool Pool { get; }
+    public BlockPool Pool => _core.Pool;
 
     /// <summary>As it was after the last step.</summary>
-    public EngineStatistics Statistics => new()
+    public EngineStatistics Statistics
     {
-        Running = _running,
-        Waiting = _waiting + _inbox.Count,
-        FreeBlocks = _freeBlocks,
-        TotalBlocks = Pool.Blocks,
-        Steps = Interlocked.Read(ref _steps),
-        PromptTokens = Interlocked.Read(ref _promptTokens),
-        GeneratedTokens = Interlocked.Read(ref _generatedTokens),
-        Preemptions = _scheduler.Preemptions,
-    };
+        get
+        {
+            lock (_lock)
+                return _statistics with { Waiting = _statistics.Waiting + _inbox.Count };
+        }
+    }
+
+    /// <summary>How it is: a step that takes too long is reported while it does (a watchdog without a thread of its own).</summary>
+    public EngineHealth Health
+    {
+        get
+        {
+            long start = Volatile.Read(ref _stepStart);
+            TimeSpan step = start == 0 ? TimeSpan.Zero : _options.Clock.GetElapsedTime(start);
+            lock (_lock)
+                return new EngineHealth(step > _options.StuckAfter && _state <= EngineState.Draining ? EngineState.Stuck : _state, step, _error);
+        }
+    }
 
     /// <summary>Hands a request to the loop.</summary>
     /// <exception cref="EngineOverloadedException">Too many wait already.</exception>
-    /// <exception cref="ObjectDisposedException">The engine has stopped.</exception>
-    public void Submit(Generation generation)
+    /// <exception cref="EngineUnavailableException">The engine is drained or has failed.</exception>
+    /// <exception cref="ObjectDisposedException">The engine was disposed.</exception>
+    public void Submit(Request request)
     {
-        ObjectDisposedException.ThrowIf(_stopping, typeof(QwenEngine));
-        int waiting = _waiting + _inbox.Count;
-        if (waiting >= _model.Options.MaxQueue)
-            throw new EngineOverloadedException($"{waiting} requests are waiting, the most that may; try again later.");
-        _inbox.Enqueue(generation);
+        lock (_lock)
+        {
+            CheckRuns();
+            if (_state == EngineState.Draining)
+                throw new EngineUnavailableException("The engine finishes what it has and takes no more requests.");
+            int waiting = _statistics.Waiting + _inbox.Count;
+            int places = _statistics.Waiting > 0 ? 0 : Math.Max(_options.MaxSequences - _statistics.Running, 0);
+            if (waiting >= _options.MaxQueue + places)
+                throw new EngineOverloadedException($"{waiting - places} requests are waiting, the most that may; try again later.", _endInterval);
+            request.SubmittedAt = _options.Clock.GetTimestamp();
+            _inbox.Enqueue(request);
+        }
+
         _wake.Set();
     }
 
     /// <summary>Takes a request out before the next step.</summary>
-    public void Cancel(Generation generation)
+    public void Cancel(Request request, CancellationToken cancellation)
     {
-        generation.Cancel();
+        request.Cancel(cancellation);
         _wake.Set();
     }
 
-    /// <summary>Ends the thread after its step, and every request with <see cref="FinishReason.Cancelled"/>.</summary>
+    /// <summary>Has the loop look after its requests, where it has nothing to compute.</summary>
+    public void Wake() => _wake.Set();
+
+    /// <summary>Runs a function on the loop's thread between two steps: what it does with the core and the cache is safe there.</summary>
+    public Task<T> RunAsync<T>(Func<EngineCore, T> function)
+    {
+        var command = new LoopCommand<T>(function);
+        lock (_lock)
+        {
+            CheckRuns();
+            _commands.Enqueue(command);
+        }
+
+        _wake.Set();
+        return command.Task;
+    }
+
+    /// <summary>Takes no more requests.</summary>
+    public void Drain()
+    {
+        lock (_lock)
+        {
+            if (_state == EngineState.Ready)
+                _state = EngineState.Draining;
+        }
+    }
+
+    /// <summary>Ends the thread after its step, and every request with an <see cref="ObjectDisposedException"/>.</summary>
     public void Dispose()
     {
         if (_stopping)
@@ -75,117 +122,99 @@ internal sealed class EngineLoop : IDisposable
         _stopping = true;
         _wake.Set();
         _thread.Join();
-        _batch.Dispose();
+        _core.Dispose();
     }
 
     private void Run()
     {
-        while (!_stopping)
+        Exception? error = null;
+        try
         {
-            if (!_scheduler.HasWork && _inbox.IsEmpty)
-                _wake.WaitOne();
-            TakeIn();
-            ReleaseCancelled();
-            if (_scheduler.HasWork)
-                Step();
-            _running = _scheduler.Running.Count;
-            _waiting = _scheduler.Waiting.Count;
-            _freeBlocks = Pool.Free;
+            while (!_stopping)
+            {
+                TakeIn();
+                bool stepped = false;
+                if (_core.HasWork)
+                {
+                    Volatile.Write(ref _stepStart, _options.Clock.GetTimestamp());
+                    stepped = _core.Step();
+                    Volatile.Write(ref _stepStart, 0);
+                }
+
+                Publish();
+                if (!stepped && IsIdle())
+                    _wake.WaitOne(_core.HasWork ? IdleReview : Timeout.InfiniteTimeSpan);
+            }
+        }
+#pragma warning disable CA1031 // What a step throws is dealt with there; anything else is a fault of the engine, and told to all that use it.
+        catch (Exception e)
+#pragma warning restore CA1031
+        {
+            error = e;
         }
 
-        TakeIn();
-        foreach (Generation generation in _scheduler.Running.Concat(_scheduler.Waiting).ToArray())
-            End(generation, FinishReason.Cancelled);
+        Close(error);
     }
 
     private void TakeIn()
     {
-        while (_inbox.TryDequeue(out Generation? generation))
-            _scheduler.Add(generation);
+        while (true)
+        {
+            LoopCommand? command;
+            lock (_lock)
+            {
+                while (_inbox.TryDequeue(out Request? request))
+                    _core.Add(request);
+                _statistics = _core.Statistics; // so that what was taken in still counts as waiting
+                if (!_commands.TryDequeue(out command))
+                    return;
+            }
+
+            command.Run(_core);
+        }
     }
 
-    private void ReleaseCancelled()
+    private void Publish()
     {
-        for (int i = 0; i < _scheduler.Running.Count; i++)
+        lock (_lock)
         {
-            if (_scheduler.Running[i].IsCancelled)
-                _leaving.Add(_scheduler.Running[i]);
+            _statistics = _core.Statistics;
+            _endInterval = _core.EndInterval;
+        }
+    }
+
+    private bool IsIdle()
+    {
+        lock (_lock)
+            return _inbox.Count + _commands.Count == 0 && !_stopping;
+    }
+
+    private void Close(Exception? error)
+    {
+        Exception reason;
+        lock (_lock)
+        {
+            (_state, _error) = (error is null ? EngineState.Stopped : EngineState.Failed, error);
+            reason = error is null ? Disposed() : Failed();
+            while (_inbox.TryDequeue(out Request? request))
+                _core.Add(request);
+            while (_commands.TryDequeue(out LoopCommand? command))
+                command.Fail(reason);
         }
 
-        if (_scheduler.Waiting.Count > 0)
-            _leaving.AddRange(_scheduler.Waiting.Where(g => g.IsCancelled));
-        foreach (Generation generation in _leaving)
-            End(generation, FinishReason.Cancelled);
-        _leaving.Clear();
+        _core.EndAll(reason);
+        Publish();
     }
 
-    private void Step()
+    private void CheckRuns()
     {
-        IReadOnlyList<ScheduledSequence<Generation>> scheduled = _scheduler.Schedule(_batch);
-        try
-        {
-            _model.Network.Forward(_batch, _model.Cache);
-        }
-#pragma warning disable CA1031 // Whatever a step throws fails the requests in it, each of which gets the exception; the others go on.
-        catch (Exception error)
-#pragma warning restore CA1031
-        {
-            for (int i = 0; i < scheduled.Count; i++)
-                Fail(scheduled[i].Sequence, error);
-            return;
-        }
-
-        for (int i = 0; i < scheduled.Count; i++)
-        {
-            ScheduledSequence<Generation> part = scheduled[i];
-            part.Sequence.Advance(part.Tokens);
-            if (part.LogitRow >= 0)
-                Sample(part.Sequence, _model.Network.Logits(part.LogitRow)[.._model.Tokenizer.VocabularySize]); // rows that pad the embedding are no tokens
-        }
-
-        Interlocked.Increment(ref _steps);
+        if (_state == EngineState.Failed)
+            throw Failed();
+        if (_stopping || _state == EngineState.Stopped)
+            throw Disposed();
     }
 
-    private void Sample(Generation generation, Span<float> logits)
-    {
-        GeneratedToken token;
-        try
-        {
-            token = generation.Sample(logits, _sampling);
-        }
-#pragma warning disable CA1031 // A non-finite logit, or whatever else one sampler throws, fails its request; the others go on.
-        catch (Exception error)
-#pragma warning restore CA1031
-        {
-            Fail(generation, error);
-            return;
-        }
+    private static ObjectDisposedException Disposed() => new(nameof(QwenEngine), "The engine was disposed.");
 
-        generation.Append(token.Id);
-        if (generation.Generated == 1)
-            Interlocked.Add(ref _promptTokens, generation.PromptLength);
-        Interlocked.Increment(ref _generatedTokens);
-        if (generation.ReasonToStop(token.Id) is { } reason)
-            End(generation, reason, token);
-        else
-            generation.Stream.Write(token);
-    }
-
-    private void End(Generation generation, FinishReason reason, GeneratedToken? last = null)
-    {
-        Release(generation);
-        generation.Stream.Complete(reason, last);
-    }
-
-    private void Fail(Generation generation, Exception error)
-    {
-        Release(generation);
-        generation.Stream.Fail(error);
-    }
-
-    private void Release(Generation generation)
-    {
-        _scheduler.Remove(generation);
-        generation.Dispose();
-    }
+    private EngineUnavailableException Failed() => new($"The engine has failed: {_error!.Message}", _error);
 }

@@ -18,6 +18,21 @@ public sealed record EngineOptions
     /// <summary>Most requests that wait for a place; one more is refused at once.</summary>
     public int MaxQueue { get; init; } = 1024;
 
+    /// <summary>Prompts that begin alike share the blocks of their beginning, and find them again later.</summary>
+    public bool EnablePrefixCaching { get; init; } = true;
+
+    /// <summary>Most tokens of a request that wait for its reader; at that the request is paused.</summary>
+    public int MaxUnreadTokens { get; init; } = 1024;
+
+    /// <summary>How long a request stays paused before it is cut.</summary>
+    public TimeSpan SlowReaderTimeout { get; init; } = TimeSpan.FromSeconds(60);
+
+    /// <summary>A step that takes longer makes the engine <see cref="EngineState.Stuck"/>.</summary>
+    public TimeSpan StuckAfter { get; init; } = TimeSpan.FromSeconds(120);
+
+    /// <summary>Of timeouts and times.</summary>
+    public TimeProvider Clock { get; init; } = TimeProvider.System;
+
     /// <summary>How keys and values are stored.</summary>
     public KvCacheType KvCacheType { get; init; } = KvCacheType.F16;
 
@@ -39,6 +54,9 @@ public sealed record EngineOptions
     /// <summary>Replaces the model's own chat template (Jinja source); null to keep it.</summary>
     public string? ChatTemplate { get; init; }
 
+    /// <summary>Most rows of logits in a step: one for each sequence, and a few more for prompts whose log-probabilities are wanted.</summary>
+    internal int MaxLogitRows => Math.Min(Math.Max(MaxSequences, 64), MaxBatchedTokens);
+
     /// <summary>These options, if every value makes sense.</summary>
     /// <exception cref="ArgumentOutOfRangeException">The first that doesn't, with its value.</exception>
     internal EngineOptions Validated()
@@ -48,6 +66,9 @@ public sealed record EngineOptions
         InRange(MaxBatchedTokens, 1, 1 << 16, nameof(MaxBatchedTokens));
         InRange(MaxQueue, 1, 1 << 20, nameof(MaxQueue));
         InRange(KvCacheBytes ?? 1, 1, 1L << 46, nameof(KvCacheBytes));
+        InRange(MaxUnreadTokens, 1, 1 << 20, nameof(MaxUnreadTokens));
+        InRange((long)SlowReaderTimeout.TotalMilliseconds, 1, int.MaxValue, nameof(SlowReaderTimeout));
+        InRange((long)StuckAfter.TotalMilliseconds, 1, int.MaxValue, nameof(StuckAfter));
         InRange(BlockSize, 1, 1024, nameof(BlockSize));
         InRange(Threads, 0, 1024, nameof(Threads));
         if (MaxBatchedTokens < MaxSequences)

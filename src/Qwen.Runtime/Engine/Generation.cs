@@ -4,42 +4,57 @@ using Qwen.Runtime.Scheduling;
 
 namespace Qwen.Runtime.Engine;
 
-/// <summary>A request inside the engine: its sequence, its sampler, and the stream its tokens leave by.</summary>
+/// <summary>One answer of a request: its sequence and its sampler.</summary>
 internal sealed class Generation : Sequence
 {
-    private readonly Sampler _sampler;
-    private readonly SamplingParameters _sampling;
     private readonly HashSet<int> _endTokens;
-    private volatile bool _cancelled;
+    private volatile bool _isStopped;
 
-    public Generation(IReadOnlyList<int> prompt, LoadedModel model, BlockPool pool, SamplingParameters sampling)
-        : base(prompt, (int)Math.Min((long)prompt.Count + sampling.MaxTokens, model.MaxModelLength), pool)
+    public Generation(Request request, int index, IReadOnlyList<int> prompt, int maxLength, HashSet<int> endTokens, BlockPool pool, UInt128 root)
+        : base(prompt, maxLength, pool, root)
     {
-        _sampling = sampling;
-        _endTokens = [.. sampling.StopTokenIds];
-        if (!sampling.IgnoreEos)
-            _endTokens.UnionWith(model.EosTokenIds);
-        _sampler = new Sampler(sampling, prompt, _endTokens);
+        Request = request;
+        Index = index;
+        _endTokens = endTokens;
+        Sampler = new Sampler(request.Sampling with { Seed = unchecked(request.Sampling.Seed + (ulong)index) }, prompt, endTokens);
     }
 
-    public TokenStream Stream { get; } = new();
+    public Request Request { get; }
+
+    /// <summary>Which of the request's answers.</summary>
+    public int Index { get; }
+
+    public Sampler Sampler { get; }
 
     /// <summary>Tokens of the answer.</summary>
     public int Generated => Length - PromptLength;
 
-    /// <summary>The reader has gone; the loop thread takes the sequence out before its next step.</summary>
-    public bool IsCancelled => _cancelled;
+    /// <summary>Nothing is sampled: the prompt is only read into the cache.</summary>
+    public bool OnlyReads => MaxLength == PromptLength;
 
-    public void Cancel() => _cancelled = true;
+    /// <summary>The reader found a stop text; the loop ends the answer before its next step.</summary>
+    public bool IsStopped => _isStopped;
 
-    /// <summary>Chooses the next token; the logits are changed.</summary>
-    public GeneratedToken Sample(Span<float> logits, SamplerWorkspace workspace) =>
-        new(_sampler.Sample(logits, workspace, out TokenLogprobs? logprobs), logprobs);
+    /// <summary>It is no longer the scheduler's.</summary>
+    public bool HasEnded { get; set; }
+
+    /// <summary>When its last token was sampled; null before the first.</summary>
+    public long? LastTokenAt { get; set; }
+
+    /// <inheritdoc/>
+    public override int LogitsFrom => WantsPromptLogprobs ? Request.PromptLogprobs!.Count - 1 : OnlyReads ? int.MaxValue : Length - 1;
+
+    /// <inheritdoc/>
+    public override bool ReusesPrefix => !WantsPromptLogprobs;
+
+    private bool WantsPromptLogprobs => Index == 0 && Request.PromptLogprobs?.Count < PromptLength;
+
+    public void Stop() => _isStopped = true;
 
     /// <summary>Why the answer ends with the token just appended; null if it goes on.</summary>
     public FinishReason? ReasonToStop(int token)
     {
-        if (_endTokens.Contains(token) && Generated > _sampling.MinTokens)
+        if (_endTokens.Contains(token) && Generated > Request.Sampling.MinTokens)
             return FinishReason.Stop;
         return Length == MaxLength ? FinishReason.Length : null;
     }

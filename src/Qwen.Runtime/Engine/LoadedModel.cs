@@ -39,7 +39,7 @@ public sealed class LoadedModel : IDisposable
         try
         {
             IProgress<double>? layers = progress is null ? null : new Stage(progress, "loading weights", cancellation);
-            Network = new QwenModel(checkpoint, Config, LayerPlacement.Whole(_ops, Config.Layers), options.MaxBatchedTokens, options.MaxSequences, MaxModelLength, layers);
+            Network = new QwenModel(checkpoint, Config, LayerPlacement.Whole(_ops, Config.Layers), options.MaxBatchedTokens, options.MaxLogitRows, MaxModelLength, layers);
             Cache = Network.AllocateCache(options.KvCacheType, KvBlocks, options.BlockSize);
         }
         catch

@@ -33,7 +33,7 @@ public sealed class QwenChatClient(QwenEngine engine) : IChatClient
         ArgumentNullException.ThrowIfNull(messages);
         string id = Guid.NewGuid().ToString("N");
         DateTimeOffset created = DateTimeOffset.UtcNow;
-        await foreach (GenerationChunk chunk in engine.ChatAsync(Request(messages, options), Sampling(options), cancellationToken).ConfigureAwait(false))
+        await foreach (GenerationChunk chunk in engine.ChatAsync(Request(messages, options), Sampling(options), cancellation: cancellationToken).ConfigureAwait(false))
         {
             var update = new ChatResponseUpdate(ChatRole.Assistant, chunk.Text)
             {
@@ -112,5 +112,6 @@ public sealed class QwenChatClient(QwenEngine engine) : IChatClient
         InputTokenCount = usage.PromptTokens,
         OutputTokenCount = usage.CompletionTokens,
         TotalTokenCount = usage.TotalTokens,
+        CachedInputTokenCount = usage.CachedTokens,
     };
 }

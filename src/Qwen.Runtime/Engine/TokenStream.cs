@@ -5,42 +5,38 @@ using Qwen.Runtime.Sampling;
 
 namespace Qwen.Runtime.Engine;
 
+/// <summary>What the loop adds to an answer: a token, the reason why it ends, or both.</summary>
+/// <param name="Answer">Which of the request's answers.</param>
+/// <param name="Token">The token, if there is one.</param>
+/// <param name="Reason">Set at the end of the answer, and only there.</param>
+internal readonly record struct AnswerPart(int Answer, GeneratedToken? Token, FinishReason? Reason);
+
 /// <summary>
-/// The tokens of one answer on their way from the loop thread to the one reader of the stream. Writing allocates nothing once the
-/// buffer has grown to the reader's lag, and never runs the reader's code: the reader is woken on the thread pool.
+/// The tokens of a request's answers on their way from the loop thread to the one reader. Writing allocates nothing once the buffer has
+/// grown to the reader's lag, and never runs the reader's code: the reader is woken on the thread pool.
 /// </summary>
+/// <remarks>The loop pauses a request whose reader lags too far behind (<see cref="EngineOptions.MaxUnreadTokens"/>), so the buffer is bounded.</remarks>
 internal sealed class TokenStream : IValueTaskSource, IThreadPoolWorkItem
 {
     private readonly Lock _lock = new();
-    private GeneratedToken[] _unread = new GeneratedToken[16];
+    private AnswerPart[] _unread = new AnswerPart[16];
     private int _count;
     private bool _readerWaits;
-    private FinishReason? _reason;
     private Exception? _error;
     private ManualResetValueTaskSourceCore<bool> _wake;
 
-    /// <summary>Adds a token.</summary>
-    public void Write(in GeneratedToken token)
+    /// <summary>Parts the reader has yet to take.</summary>
+    public int Unread => Volatile.Read(ref _count);
+
+    /// <summary>Adds a part.</summary>
+    public void Write(in AnswerPart part)
     {
         bool wake;
         lock (_lock)
         {
-            Add(token);
-            wake = TakeWaiter();
-        }
-
-        Wake(wake);
-    }
-
-    /// <summary>Ends the stream, with a last token or without.</summary>
-    public void Complete(FinishReason reason, GeneratedToken? last = null)
-    {
-        bool wake;
-        lock (_lock)
-        {
-            if (last is { } token)
-                Add(token);
-            _reason = reason;
+            if (_count == _unread.Length)
+                Array.Resize(ref _unread, _count * 2);
+            _unread[_count++] = part;
             wake = TakeWaiter();
         }
 
@@ -60,13 +56,13 @@ internal sealed class TokenStream : IValueTaskSource, IThreadPoolWorkItem
         Wake(wake);
     }
 
-    /// <summary>Waits until there are tokens, or the stream has ended.</summary>
-    /// <exception cref="Exception">The stream's error, once all tokens are read.</exception>
+    /// <summary>Waits until there are parts.</summary>
+    /// <exception cref="Exception">The stream's error, once all parts are read.</exception>
     public ValueTask WaitAsync()
     {
         lock (_lock)
         {
-            if (_count > 0 || _reason is not null)
+            if (_count > 0)
                 return ValueTask.CompletedTask;
             if (_error is not null)
                 return ValueTask.FromException(_error);
@@ -76,15 +72,14 @@ internal sealed class TokenStream : IValueTaskSource, IThreadPoolWorkItem
         }
     }
 
-    /// <summary>Moves all unread tokens to <paramref name="destination"/>; the reason, if the stream ended with them.</summary>
-    public FinishReason? Read(List<GeneratedToken> destination)
+    /// <summary>Moves all unread parts to <paramref name="destination"/>.</summary>
+    public void Read(List<AnswerPart> destination)
     {
         lock (_lock)
         {
             CollectionsMarshal.SetCount(destination, _count);
             _unread.AsSpan(0, _count).CopyTo(CollectionsMarshal.AsSpan(destination));
             _count = 0;
-            return _reason;
         }
     }
 
@@ -104,13 +99,6 @@ internal sealed class TokenStream : IValueTaskSource, IThreadPoolWorkItem
 
     void IValueTaskSource.OnCompleted(Action<object?> continuation, object? state, short token, ValueTaskSourceOnCompletedFlags flags) =>
         _wake.OnCompleted(continuation, state, token, flags);
-
-    private void Add(in GeneratedToken token)
-    {
-        if (_count == _unread.Length)
-            Array.Resize(ref _unread, _count * 2);
-        _unread[_count++] = token;
-    }
 
     private bool TakeWaiter()
     {

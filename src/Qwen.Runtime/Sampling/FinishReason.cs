@@ -8,7 +8,4 @@ public enum FinishReason
 
     /// <summary>The most tokens asked for, or the end of the context.</summary>
     Length,
-
-    /// <summary>The caller stopped reading, or the engine was disposed.</summary>
-    Cancelled,
 }

@@ -25,7 +25,7 @@ public sealed class Sampler
     private readonly SamplingParameters _parameters;
     private readonly int[] _banned; // before MinTokens
     private readonly Dictionary<int, int>? _seen; // token -> times in the answer; in the prompt only: 0
-    private Xoshiro256 _random;
+    private Xoshiro256 _random, _drafting;
     private int _generated;
 
     /// <summary>A sampler at the start of an answer.</summary>
@@ -55,16 +55,34 @@ public sealed class Sampler
         if (_parameters.Logprobs is not null)
             logits.CopyTo(workspace.Raw);
         Adjust(logits);
-        int token = _parameters.Temperature == 0 ? TensorPrimitives.IndexOfMax(logits) : Draw(logits, workspace);
-        logprobs = _parameters.Logprobs is { } count ? Logprobs(workspace.Raw.AsSpan(0, logits.Length), token, count, workspace) : null;
+        int token = _parameters.Temperature == 0 ? TensorPrimitives.IndexOfMax(logits) : Draw(logits, ref _random, workspace);
+        logprobs = _parameters.Logprobs is { } count ? TokenLogprobs.Of(workspace.Raw.AsSpan(0, logits.Length), token, count, workspace.Weights) : null;
         _generated++;
         if (_seen is not null)
             CollectionsMarshal.GetValueRefOrAddDefault(_seen, token, out _)++;
         return token;
     }
 
+    /// <summary>Begins to draft what <see cref="Sample"/> will choose next.</summary>
+    public void BeginDraft() => _drafting = _random;
+
+    /// <summary>Drafts a further token from the logits of a smaller network.</summary>
+    /// <remarks>
+    /// With the filters and the very random numbers that will choose the token: where the small network has the large one's
+    /// distribution, the guess comes true. Penalties are those of the answer without its drafts.
+    /// </remarks>
+    /// <param name="logits">The smaller network's; changed.</param>
+    /// <param name="workspace">Memory to work in.</param>
+    /// <exception cref="NonFiniteLogitException">A logit is NaN or infinite.</exception>
+    public int Draft(Span<float> logits, SamplerWorkspace workspace)
+    {
+        CheckFinite(logits);
+        Adjust(logits);
+        return _parameters.Temperature == 0 ? TensorPrimitives.IndexOfMax(logits) : Draw(logits, ref _drafting, workspace);
+    }
+
     // The largest of several NaN or infinite logits, or the only one: NaN counts as the largest magnitude.
-    private static void CheckFinite(ReadOnlySpan<float> logits)
+    internal static void CheckFinite(ReadOnlySpan<float> logits)
     {
         int index = TensorPrimitives.IndexOfMaxMagnitude(logits);
         if (!float.IsFinite(logits[index]))
@@ -93,7 +111,7 @@ public sealed class Sampler
             logits[token] = float.NegativeInfinity;
     }
 
-    private int Draw(Span<float> logits, SamplerWorkspace workspace)
+    private int Draw(Span<float> logits, ref Xoshiro256 random, SamplerWorkspace workspace)
     {
         Span<float> weights = workspace.Weights.AsSpan(0, logits.Length);
         TensorPrimitives.Divide(logits, _parameters.Temperature, logits);
@@ -101,7 +119,7 @@ public sealed class Sampler
         double sum = Softmax.Weights(logits, max, weights);
         int most = _parameters.TopK == 0 ? logits.Length : Math.Min(_parameters.TopK, logits.Length);
         if (most == logits.Length && _parameters.TopP >= 1 && _parameters.MinP == 0)
-            return Pick(weights, sum * _random.NextDouble());
+            return Pick(weights, sum * random.NextDouble());
 
         // The least weight that can pass: by min-p, and because all that is under (1 - p) / n cannot add up to 1 - p.
         double least = Math.Max(_parameters.MinP, most == logits.Length ? sum * (1 - _parameters.TopP) / logits.Length : 0);
@@ -114,7 +132,7 @@ public sealed class Sampler
         int kept = 0;
         while (kept < candidates.Length && (kept == 0 || reached < nucleus))
             reached += weights[TokenOf(candidates[kept++])];
-        return Pick(weights, candidates[..kept], reached * _random.NextDouble());
+        return Pick(weights, candidates[..kept], reached * random.NextDouble());
     }
 
     // Sorts by falling weight (positive floats order as their bits), then by rising id.
@@ -172,23 +190,5 @@ public sealed class Sampler
         for (double reached = weights[TokenOf(candidates[0])]; i < candidates.Length - 1 && reached <= threshold; reached += weights[TokenOf(candidates[i])])
             i++;
         return TokenOf(candidates[i]);
-    }
-
-    private static TokenLogprobs Logprobs(ReadOnlySpan<float> raw, int token, int count, SamplerWorkspace workspace)
-    {
-        double total = TokenLogprobs.LogSumExp(raw, workspace.Weights);
-        var top = new (int Id, double Logprob)[Math.Min(count, raw.Length)];
-        int filled = 0;
-        for (int i = 0; i < raw.Length && top.Length > 0; i++)
-        {
-            if (filled == top.Length && raw[i] <= raw[top[^1].Id])
-                continue;
-            int at = filled < top.Length ? filled++ : filled - 1;
-            for (; at > 0 && raw[i] > raw[top[at - 1].Id]; at--)
-                top[at] = top[at - 1];
-            top[at] = (i, raw[i] - total);
-        }
-
-        return new TokenLogprobs(raw[token] - total, top);
     }
 }

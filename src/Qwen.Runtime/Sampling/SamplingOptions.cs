@@ -5,7 +5,7 @@ namespace Qwen.Runtime.Sampling;
 /// <summary>How the next token is chosen and when to stop. What is null comes from the model's generation_config.json, else is off.</summary>
 public sealed record SamplingOptions
 {
-    private const int MostStops = 16, MostStopLength = 1024, MostBiases = 4096, MostLogprobs = 20;
+    private const int MostStops = 16, MostStopLength = 1024, MostBiases = 4096, MostLogprobs = 20, MostAnswers = 128;
 
     /// <summary>Flattens (above 1) or sharpens the distribution; 0 takes the likeliest token.</summary>
     public double? Temperature { get; init; }
@@ -36,6 +36,15 @@ public sealed record SamplingOptions
 
     /// <summary>Reports the log-probability of each token, and of this many of the likeliest beside it; null for none.</summary>
     public int? Logprobs { get; init; }
+
+    /// <summary>Reports the log-probability of each token of the prompt, and of this many of the likeliest in its place; null for none. The prompt is then read anew, cached or not.</summary>
+    public int? PromptLogprobs { get; init; }
+
+    /// <summary>Answers to the prompt, which is read once. The i-th is the answer that the seed plus i gives alone.</summary>
+    public int N { get; init; } = 1;
+
+    /// <summary>Answers of which the <see cref="N"/> with the highest log-probability per token are given, at the end; null for all that are generated.</summary>
+    public int? BestOf { get; init; }
 
     /// <summary>Most tokens of the answer; null for as many as the context holds.</summary>
     public int? MaxTokens { get; init; }
@@ -88,6 +97,8 @@ public sealed record SamplingOptions
             throw new ArgumentException($"max_tokens: {MaxTokens} is not positive.");
         if (MinTokens < 0 || MinTokens > (MaxTokens ?? int.MaxValue))
             throw new ArgumentException($"min_tokens: {MinTokens} is not between 0 and max_tokens.");
+        Range("n", N, 1, MostAnswers);
+        Range("best_of", BestOf ?? N, N, MostAnswers);
 
         return new SamplingParameters
         {
@@ -101,6 +112,9 @@ public sealed record SamplingOptions
             LogitBias = LogitBias ?? ReadOnlyDictionary<int, float>.Empty,
             Seed = Seed ?? (ulong)Random.Shared.NextInt64(),
             Logprobs = Logprobs is { } count ? (int)Range("logprobs", count, 0, MostLogprobs) : null,
+            PromptLogprobs = PromptLogprobs is { } top ? (int)Range("prompt_logprobs", top, 0, MostLogprobs) : null,
+            N = N,
+            BestOf = BestOf ?? N,
             MaxTokens = MaxTokens ?? int.MaxValue,
             MinTokens = MinTokens,
             Stop = Stop,
@@ -157,6 +171,15 @@ public sealed record SamplingParameters
 
     /// <inheritdoc cref="SamplingOptions.Logprobs"/>
     public required int? Logprobs { get; init; }
+
+    /// <inheritdoc cref="SamplingOptions.PromptLogprobs"/>
+    public required int? PromptLogprobs { get; init; }
+
+    /// <inheritdoc cref="SamplingOptions.N"/>
+    public required int N { get; init; }
+
+    /// <summary>Answers that are generated: at least <see cref="N"/>.</summary>
+    public required int BestOf { get; init; }
 
     /// <inheritdoc cref="SamplingOptions.MaxTokens"/>
     public required int MaxTokens { get; init; }

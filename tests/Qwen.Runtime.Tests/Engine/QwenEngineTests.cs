@@ -65,7 +65,7 @@ public sealed class QwenEngineTests(EngineFixture fixture) : IClassFixture<Engin
         Task<OperationCanceledException> cancelled = Assert.ThrowsAsync<OperationCanceledException>(async () =>
         {
             int pieces = 0;
-            await foreach (GenerationChunk _ in _engine.ChatAsync("Tell me a story about a fox named Leo.", forever, stop.Token))
+            await foreach (GenerationChunk _ in _engine.ChatAsync("Tell me a story about a fox named Leo.", forever, cancellation: stop.Token))
             {
                 if (++pieces == 5)
                     await stop.CancelAsync();
@@ -135,7 +135,7 @@ public sealed class QwenEngineTests(EngineFixture fixture) : IClassFixture<Engin
         var options = new SamplingOptions { IgnoreEos = true };
         Task[] requests = [.. Enumerable.Range(0, 12).Select(async _ =>
         {
-            await foreach (GenerationChunk chunk in engine.ChatAsync("Hello", options, stop.Token))
+            await foreach (GenerationChunk chunk in engine.ChatAsync("Hello", options, cancellation: stop.Token))
                 Assert.NotNull(chunk);
         })];
         await EventuallyAsync(() => requests.Any(r => r.Exception?.InnerException is EngineOverloadedException));

@@ -51,35 +51,84 @@ public sealed class SchedulerTests
         Assert.Contains("9 tokens needs 5 blocks", error.Message, StringComparison.Ordinal);
     }
 
-    /// <summary>Random workloads under pressure: every request ends, no block leaks or is held twice, the budget holds, logits are asked for exactly when due.</summary>
+    /// <summary>Random workloads under pressure, with forks, guesses, pauses, cancels and pins: every request ends, no block leaks or is held twice, the budget holds, nobody is passed, and nobody reads what is another's.</summary>
     [Fact]
     public void RandomWorkloads_AllEnd_AndLeakNothing()
     {
-        for (int seed = 0; seed < 3000; seed++)
+        long preemptions = 0, hits = 0, copies = 0, confirmed = 0;
+        Parallel.For(0, 100_000, seed =>
         {
-            var random = new Random(seed);
-            int blockSize = random.Next(1, 9), blocks = random.Next(2, 40), maxSequences = random.Next(1, 9);
-            using var work = new Workload(blocks, blockSize, maxSequences, maxTokens: random.Next(maxSequences, 40));
-            int requests = random.Next(1, 20), bound = 0;
-            for (int step = 0; requests > 0 || work.Scheduler.HasWork; step++)
+            using var simulator = new SchedulerSimulator(seed);
+            try
             {
-                if (requests > 0 && random.Next(3) == 0)
-                {
-                    int length = random.Next(2, (blocks * blockSize) + 1), prompt = random.Next(1, length);
-                    work.Add(prompt, length - prompt);
-                    requests--;
-                    bound = step + 20000;
-                }
-
-                if (random.Next(10) == 0 && work.Scheduler.Running.Count > 0)
-                    work.Drop(work.Scheduler.Running[random.Next(work.Scheduler.Running.Count)]);
-                if (work.Scheduler.HasWork)
-                    work.Step();
-                Assert.True(requests > 0 || step < bound, $"seed {seed}: no end");
+                simulator.Run();
+            }
+            catch (Exception e)
+            {
+                throw new InvalidOperationException($"seed {seed}: {e.Message}", e);
             }
 
-            Assert.True(work.Pool.Free == work.Pool.Blocks, $"seed {seed}: {work.Pool.Blocks - work.Pool.Free} blocks leaked");
-        }
+            Interlocked.Add(ref preemptions, simulator.Preemptions);
+            Interlocked.Add(ref hits, simulator.PrefixHits);
+            Interlocked.Add(ref copies, simulator.Copies);
+            Interlocked.Add(ref confirmed, simulator.Confirmed);
+        });
+        Assert.True(preemptions > 50_000 && hits > 50_000 && copies > 10_000 && confirmed > 50_000, $"{preemptions} preemptions, {hits} hits, {copies} copies, {confirmed} guesses came true");
+    }
+
+    [Fact]
+    public void Fork_SharesThePrompt_AndCopiesTheBlockItWrites()
+    {
+        using var work = new Workload(blocks: 8, blockSize: 4, maxSequences: 3, maxTokens: 16);
+        TestSequence leader = work.Add(prompt: 6, answer: 4);
+        leader.Width = 2;
+        leader.Advance(work.Schedule().Single().Tokens);
+        var fork = new TestSequence(6, 4, work.Pool);
+        work.Scheduler.Fork(leader, fork);
+        leader.Append(1);
+        fork.Append(2);
+        Assert.Equal(6, work.Pool.Free); // 2 blocks between them
+
+        work.Schedule();
+
+        Assert.Equal(1, work.Scheduler.Copies.Length);
+        Assert.Equal(5, work.Pool.Free);
+        Assert.Equal(leader.Table.Slot(0), fork.Table.Slot(0));
+        Assert.NotEqual(leader.Table.Slot(4), fork.Table.Slot(4));
+    }
+
+    [Fact]
+    public void Schedule_TakesTheUrgentFirst_AndEvictsTheOthers()
+    {
+        using var work = new Workload(blocks: 4, blockSize: 2, maxSequences: 2, maxTokens: 16);
+        TestSequence patient = work.Add(prompt: 4, answer: 4, priority: 1);
+        work.Step();
+        TestSequence later = work.Add(prompt: 1, answer: 1, priority: 1), urgent = work.Add(prompt: 2, answer: 6, priority: -1);
+
+        Assert.Equal([patient, urgent], work.Step());
+        Assert.Equal([later], work.Scheduler.Waiting);
+        work.Step();
+        work.Step();
+        Assert.Equal([urgent], work.Scheduler.Running);
+        Assert.Equal([patient, later], work.Scheduler.Waiting);
+    }
+
+    [Fact]
+    public void Paused_HoldsItsBlocks_UntilOthersNeedThem()
+    {
+        using var work = new Workload(blocks: 4, blockSize: 2, maxSequences: 2, maxTokens: 16);
+        TestSequence paused = work.Add(prompt: 4, answer: 4);
+        work.Step();
+        paused.IsPaused = true;
+        TestSequence other = work.Add(prompt: 1, answer: 7);
+        Assert.Equal([other], work.Step());
+        Assert.Contains(paused, work.Scheduler.Running);
+        for (int i = 0; i < 4; i++)
+            work.Step();
+        Assert.Contains(paused, work.Scheduler.Waiting);
+        paused.IsPaused = false;
+        work.RunToEnd(100);
+        Assert.Equal(8, paused.Length);
     }
 
     private sealed class TestSequence(int prompt, int answer, BlockPool pool)
@@ -94,9 +143,9 @@ public sealed class SchedulerTests
 
         public Scheduler<TestSequence> Scheduler => field ??= new Scheduler<TestSequence>(Pool, maxSequences);
 
-        public TestSequence Add(int prompt, int answer)
+        public TestSequence Add(int prompt, int answer, int priority = 0)
         {
-            var sequence = new TestSequence(prompt, answer, Pool);
+            var sequence = new TestSequence(prompt, answer, Pool) { Priority = priority };
             Scheduler.Add(sequence);
             return sequence;
         }

@@ -1,0 +1,43 @@
+using Qwen.Runtime.Scheduling;
+
+namespace Qwen.Runtime.Engine;
+
+/// <summary>Adds up what steps take, by kind, beside the bytes they had to read: the share of the memory's bandwidth that they reach.</summary>
+/// <param name="clock">Of the times.</param>
+/// <param name="weightBytes">Weights that a step reads.</param>
+/// <param name="kvBytesPerToken">Keys and values that a token reads for each token up to it.</param>
+internal sealed class StepMeter(TimeProvider clock, long weightBytes, long kvBytesPerToken)
+{
+    private StepStatistics _decode, _prefill, _mixed;
+
+    public StepStatistics Decode => _decode;
+
+    public StepStatistics Prefill => _prefill;
+
+    public StepStatistics Mixed => _mixed;
+
+    /// <summary>Adds a step.</summary>
+    /// <param name="batch">What it computed.</param>
+    /// <param name="duration">In ticks of the clock.</param>
+    public void Note(Batch batch, long duration)
+    {
+        long context = 0;
+        int decodes = 0, prefills = 0;
+        foreach (BatchSequence s in batch.Sequences)
+        {
+            context += s.FirstPosition + s.Tokens; // the tokens of a chunk read the cache together
+            if (s.Tokens == 1)
+                decodes++;
+            else
+                prefills++;
+        }
+
+        ref StepStatistics kind = ref _mixed;
+        if (prefills == 0)
+            kind = ref _decode;
+        else if (decodes == 0)
+            kind = ref _prefill;
+        kind = new StepStatistics(
+            kind.Steps + 1, kind.Tokens + batch.TokenCount, kind.Time + clock.GetElapsedTime(0, duration), kind.Bytes + weightBytes + (context * kvBytesPerToken));
+    }
+}
