@@ -1,5 +1,6 @@
 using Qwen.Runtime.Backends;
 using Qwen.Runtime.Models;
+using Qwen.Runtime.Speculation;
 
 namespace Qwen.Runtime.Engine;
 
@@ -20,6 +21,9 @@ public sealed record EngineOptions
 
     /// <summary>Prompts that begin alike share the blocks of their beginning, and find them again later.</summary>
     public bool EnablePrefixCaching { get; init; } = true;
+
+    /// <summary>Guesses tokens ahead, and checks the guesses in one step; null for one token a step.</summary>
+    public SpeculationOptions? Speculation { get; init; }
 
     /// <summary>Most tokens of a request that wait for its reader; at that the request is paused.</summary>
     public int MaxUnreadTokens { get; init; } = 1024;
@@ -54,8 +58,8 @@ public sealed record EngineOptions
     /// <summary>Replaces the model's own chat template (Jinja source); null to keep it.</summary>
     public string? ChatTemplate { get; init; }
 
-    /// <summary>Most rows of logits in a step: one for each sequence, and a few more for prompts whose log-probabilities are wanted.</summary>
-    internal int MaxLogitRows => Math.Min(Math.Max(MaxSequences, 64), MaxBatchedTokens);
+    /// <summary>Most rows of logits in a step: one for each sequence and each guess, and a few more for prompts whose log-probabilities are wanted.</summary>
+    internal int MaxLogitRows => Math.Min(Math.Max(MaxSequences * (1 + (Speculation?.Tokens ?? 0)), 64), MaxBatchedTokens);
 
     /// <summary>These options, if every value makes sense.</summary>
     /// <exception cref="ArgumentOutOfRangeException">The first that doesn't, with its value.</exception>
@@ -66,6 +70,9 @@ public sealed record EngineOptions
         InRange(MaxBatchedTokens, 1, 1 << 16, nameof(MaxBatchedTokens));
         InRange(MaxQueue, 1, 1 << 20, nameof(MaxQueue));
         InRange(KvCacheBytes ?? 1, 1, 1L << 46, nameof(KvCacheBytes));
+        InRange(Speculation?.Tokens ?? 1, 1, 64, $"{nameof(Speculation)}.{nameof(SpeculationOptions.Tokens)}");
+        InRange(Speculation?.MinNGram ?? 1, 1, 64, $"{nameof(Speculation)}.{nameof(SpeculationOptions.MinNGram)}");
+        InRange(Speculation?.MaxNGram ?? 1, Speculation?.MinNGram ?? 1, 64, $"{nameof(Speculation)}.{nameof(SpeculationOptions.MaxNGram)}");
         InRange(MaxUnreadTokens, 1, 1 << 20, nameof(MaxUnreadTokens));
         InRange((long)SlowReaderTimeout.TotalMilliseconds, 1, int.MaxValue, nameof(SlowReaderTimeout));
         InRange((long)StuckAfter.TotalMilliseconds, 1, int.MaxValue, nameof(StuckAfter));

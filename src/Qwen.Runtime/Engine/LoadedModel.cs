@@ -132,6 +132,21 @@ public sealed class LoadedModel : IDisposable
     /// <summary>Reads a buffer larger than the caches on the model's own threads: what the memory gives, in bytes per second.</summary>
     public double MeasureReadBandwidth() => _backend.MeasureReadBandwidth();
 
+    /// <summary>Checks that a prompt can be read.</summary>
+    /// <exception cref="InvalidRequestException">It is empty, too long, or holds an id outside the vocabulary.</exception>
+    internal void CheckPrompt(IReadOnlyList<int> prompt)
+    {
+        if (prompt.Count == 0)
+            throw new InvalidRequestException("The prompt is empty.");
+        if (prompt.Count >= MaxModelLength)
+            throw new InvalidRequestException($"The prompt has {prompt.Count} tokens; the model takes {MaxModelLength}, prompt and answer together.");
+        for (int i = 0; i < prompt.Count; i++)
+        {
+            if ((uint)prompt[i] >= (uint)Tokenizer.VocabularySize)
+                throw new InvalidRequestException($"Token {i} of the prompt, {prompt[i]}, is outside the vocabulary of {Tokenizer.VocabularySize}.");
+        }
+    }
+
     /// <inheritdoc/>
     public void Dispose()
     {

@@ -3,6 +3,7 @@ using System.Diagnostics.Metrics;
 using System.Runtime.CompilerServices;
 using Qwen.Runtime.Cache;
 using Qwen.Runtime.Sampling;
+using Qwen.Runtime.Speculation;
 using Qwen.Runtime.Templates;
 using Qwen.Runtime.Tokenization;
 
@@ -26,20 +27,23 @@ public sealed class QwenEngine : IAsyncDisposable, IDisposable
     private readonly EngineLoop _loop;
     private readonly EngineMetrics _metrics;
 
-    private QwenEngine(LoadedModel model)
+    private QwenEngine(LoadedModel model, IDrafter? drafter)
     {
         Model = model;
         EngineOptions options = model.Options;
         EngineLoop? loop = null;
-        _metrics = new EngineMetrics(() => loop!.Statistics, () => loop!.Health.IsReady, model.MaxModelLength, draftTokens: 0, options.Clock);
-        var core = new EngineCore(
-            new ModelRunner(model), model.Config.VocabularySize, new BlockPool(model.KvBlocks, model.BlockSize, options.EnablePrefixCaching), options,
-            new StepMeter(options.Clock, model.WeightBytesPerToken, model.KvBytesPerToken), _metrics);
-        _loop = loop = new EngineLoop(core, options);
+        _metrics = new EngineMetrics(() => loop!.Statistics, () => loop!.Health.IsReady, model.MaxModelLength, options.Speculation?.Tokens ?? 0, options.Clock);
+        var pool = new BlockPool(model.KvBlocks, model.BlockSize, options.EnablePrefixCaching);
+        var steps = new StepMeter(options.Clock, model.WeightBytesPerToken, model.KvBytesPerToken);
+        _loop = loop = new EngineLoop(new EngineCore(new ModelRunner(model), model.Config.VocabularySize, pool, options, steps, _metrics, drafter), options);
+        Prefixes = new PrefixStore(model, _loop);
     }
 
     /// <summary>The model that computes.</summary>
     public LoadedModel Model { get; }
+
+    /// <summary>Prefixes that stay in the cache.</summary>
+    public PrefixStore Prefixes { get; }
 
     /// <summary>What the engine is doing.</summary>
     public EngineStatistics Statistics => _loop.Statistics;
@@ -63,7 +67,7 @@ public sealed class QwenEngine : IAsyncDisposable, IDisposable
     /// <summary>Loads a model on this thread.</summary>
     /// <inheritdoc cref="LoadAsync"/>
     public static QwenEngine Load(string? path = null, EngineOptions? options = null, IProgress<LoadProgress>? progress = null, CancellationToken cancellation = default) =>
-        new(LoadedModel.Load(path, options, progress, cancellation));
+        Create(LoadedModel.Load(path, options, progress, cancellation), progress, cancellation);
 
     /// <summary>Continues a prompt.</summary>
     /// <param name="prompt">Token ids.</param>
@@ -83,7 +87,7 @@ public sealed class QwenEngine : IAsyncDisposable, IDisposable
     {
         SamplingParameters sampling = (options ?? new SamplingOptions()).Resolve(Model.Defaults, Model.Tokenizer.VocabularySize);
         RequestOptions treatment = (request ?? new RequestOptions()).Validated();
-        CheckPrompt(prompt);
+        Model.CheckPrompt(prompt);
         if (sampling.BestOf > Model.Options.MaxSequences)
             throw new ArgumentException($"n: {sampling.BestOf} answers at once are more than the {Model.Options.MaxSequences} sequences that may run.");
         if (sampling.BestOf == sampling.N)
@@ -145,6 +149,7 @@ public sealed class QwenEngine : IAsyncDisposable, IDisposable
     public void Dispose()
     {
         _loop.Dispose();
+        Prefixes.Dispose();
         _metrics.Dispose();
         Model.Dispose();
     }
@@ -152,16 +157,21 @@ public sealed class QwenEngine : IAsyncDisposable, IDisposable
     /// <inheritdoc cref="Dispose"/>
     public ValueTask DisposeAsync() => new(Task.Run(Dispose));
 
-    private void CheckPrompt(IReadOnlyList<int> prompt)
+    private static QwenEngine Create(LoadedModel model, IProgress<LoadProgress>? progress, CancellationToken cancellation)
     {
-        if (prompt.Count == 0)
-            throw new InvalidRequestException("The prompt is empty.");
-        if (prompt.Count >= Model.MaxModelLength)
-            throw new InvalidRequestException($"The prompt has {prompt.Count} tokens; the model takes {Model.MaxModelLength}, prompt and answer together.");
-        for (int i = 0; i < prompt.Count; i++)
+        try
         {
-            if ((uint)prompt[i] >= (uint)Model.Tokenizer.VocabularySize)
-                throw new InvalidRequestException($"Token {i} of the prompt, {prompt[i]}, is outside the vocabulary of {Model.Tokenizer.VocabularySize}.");
+            return new QwenEngine(model, model.Options.Speculation switch
+            {
+                null => null,
+                { DraftModel: null } lookup => new NGramDrafter(lookup),
+                { } speculation => ModelDrafter.Load(model, speculation, progress, cancellation),
+            });
+        }
+        catch
+        {
+            model.Dispose();
+            throw;
         }
     }
 

@@ -78,13 +78,23 @@ public class Sequence : IDisposable
     public ReadOnlySpan<int> Tokens => _tokens.AsSpan(0, Length);
 
     /// <summary>The next tokens the model reads, the drafted ones after the others.</summary>
-    internal ReadOnlySpan<int> Upcoming => _tokens.AsSpan(Computed, Pending + Drafted);
+    internal ReadOnlySpan<int> Upcoming => From(Computed);
+
+    /// <summary>All tokens from a position on, the drafted ones included.</summary>
+    internal ReadOnlySpan<int> From(int position) => _tokens.AsSpan(position, Length + Drafted - position);
 
     /// <summary>Drafts a further token.</summary>
     public void Draft(int token)
     {
         ArgumentOutOfRangeException.ThrowIfGreaterThanOrEqual(Drafted, DraftRoom);
         _tokens[Length + Drafted++] = token;
+    }
+
+    /// <summary>Drafts a copy of the tokens from a position on; where they run into the draft, it goes on with itself.</summary>
+    public void DraftCopy(int from, int count)
+    {
+        for (int i = 0; i < count; i++)
+            Draft(_tokens[from + i]);
     }
 
     /// <summary>Gives up what is drafted.</summary>
