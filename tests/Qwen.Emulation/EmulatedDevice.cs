@@ -1,5 +1,6 @@
 using Qwen.Emulation.Memory;
 using Qwen.Emulation.Programs;
+using Qwen.Native.Blas;
 using Qwen.Native.Device;
 
 namespace Qwen.Emulation;
@@ -37,6 +38,9 @@ public sealed class EmulatedDevice : IDevice
 
     /// <summary>Warp instructions that one launch may execute.</summary>
     public long InstructionBudget { get; set; } = 500_000_000;
+
+    /// <summary>The version of cublasLt whose rules hold, as cublasLtGetVersion gives it.</summary>
+    public int MatrixLibraryVersion { get; init; } = 13_00_00;
 
     /// <summary>The faults there were.</summary>
     public IReadOnlyList<DeviceFaultException> Faults => _faults;
@@ -114,13 +118,13 @@ public sealed class EmulatedDevice : IDevice
     }
 
     /// <inheritdoc/>
-    public bool Supports(in MatmulShape shape) => EmulatedMatmul.WhyNot(shape, Info) is null;
+    public bool Supports(in MatmulShape shape) => MatmulRules.WhyNot(shape, Info.ComputeCapability, MatrixLibraryVersion) is null;
 
     /// <inheritdoc/>
     public IMatmul CreateMatmul(in MatmulShape shape)
     {
         Check();
-        if (EmulatedMatmul.WhyNot(shape, Info) is { } reason)
+        if (MatmulRules.WhyNot(shape, Info.ComputeCapability, MatrixLibraryVersion) is { } reason)
             throw new NotSupportedException($"The matrix library does not compute {shape}: {reason}");
         _matmuls++;
         return new EmulatedMatmul(this, shape);

@@ -1,6 +1,7 @@
 using System.Runtime.Intrinsics;
 using Qwen.Emulation.Memory;
 using Qwen.Emulation.Numbers;
+using Qwen.Native.Blas;
 using Qwen.Native.Device;
 
 namespace Qwen.Emulation;
@@ -13,27 +14,17 @@ internal sealed unsafe class EmulatedMatmul(EmulatedDevice device, MatmulShape s
 
     public MatmulShape Shape { get; } = shape;
 
-    /// <summary>Why the matrix library does not compute a shape; null if it does.</summary>
-    public static string? WhyNot(in MatmulShape shape, DeviceInfo device)
-    {
-        if (shape.Tokens <= 0 || shape.Outputs <= 0 || shape.Inputs <= 0)
-            return "it is empty.";
-        bool codes = shape.Weights == ElementType.E4M3;
-        if (codes && device.ComputeCapability < 89)
-            return "FP8 needs compute capability 8.9.";
-        return null;
-    }
-
     public void Run(in MatmulOperands operands)
     {
         ObjectDisposedException.ThrowIf(_isDisposed, this);
         MatmulShape s = Shape;
         int stride = s.ResultStride == 0 ? s.Outputs : s.ResultStride;
-        CheckAlignment(operands);
+        if (MatmulRules.WhyNot(s, operands) is { } reason)
+            throw new DeviceException($"Matrix product {s}: {reason}.");
         GlobalMemory memory = device.Memory;
         byte* x = memory.Read(operands.X, (long)s.Tokens * s.Inputs * s.Activations.Bytes(), "Matrix product, x");
         byte* w = memory.Read(operands.W, (long)s.Outputs * s.Inputs * s.Weights.Bytes(), "Matrix product, w");
-        ElementType biasType = s.Result != ElementType.F32 ? s.Result : s.Weights == ElementType.E4M3 ? ElementType.BF16 : ElementType.F32;
+        ElementType biasType = MatmulRules.BiasType(s);
         byte* bias = s.Bias ? memory.Read(operands.Bias, (long)s.Outputs * biasType.Bytes(), "Matrix product, bias") : null;
         float* xScale = (float*)Scales(operands.XScale, s.ActivationScale, s.Tokens, "Matrix product, scales of x");
         float* wScale = (float*)Scales(operands.WScale, s.WeightScale, s.Outputs, "Matrix product, scales of w");
@@ -140,15 +131,6 @@ internal sealed unsafe class EmulatedMatmul(EmulatedDevice device, MatmulShape s
         for (int i = 0; i < lines; i++)
             device.Memory.Read(pointer + ((long)i * stride * sizeof(float)), (long)used * sizeof(float), what);
         return lines == 0 ? null : device.Memory.Read(pointer, sizeof(float), what);
-    }
-
-    private static void CheckAlignment(in MatmulOperands operands)
-    {
-        foreach ((DevicePointer pointer, string name) in ((DevicePointer, string)[])[(operands.X, "x"), (operands.W, "w"), (operands.Y, "y"), (operands.Bias, "bias"), (operands.XScale, "x's scales"), (operands.WScale, "w's scales")])
-        {
-            if (pointer.Address % 16 != 0)
-                throw new DeviceException($"Matrix product: the address {pointer} of {name} is not a multiple of 16.");
-        }
     }
 
     private static int RoundUp(int value, int multiple) => (value + multiple - 1) / multiple * multiple;

@@ -15,7 +15,7 @@ internal sealed class EmulatedModule : IDeviceModule
     {
         Device = device;
         PtxModule module = Parser.Parse(ptx);
-        Targets.Check(module, device.Info);
+        int capability = Targets.Check(module, device.Info);
         Dictionary<string, ulong> symbols = [];
         try
         {
@@ -27,6 +27,7 @@ internal sealed class EmulatedModule : IDeviceModule
 
             foreach (PtxEntry entry in module.Entries)
             {
+                entry.Instructions.ForEach(i => Targets.Check(i, module.Version, capability));
                 EntryProgram program = new(entry, symbols, module.Variables.Where(v => v.Space == StateSpace.Shared));
                 if (!_entries.TryAdd(entry.Name, program))
                     throw new PtxException(entry.Line, "", $"the entry {entry.Name} is there twice.");
