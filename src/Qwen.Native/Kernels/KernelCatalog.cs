@@ -7,6 +7,7 @@ namespace Qwen.Native.Kernels;
 public static class KernelCatalog
 {
     private static readonly ElementType[] _activations = [ElementType.BF16, ElementType.F16];
+    private static readonly ElementType[] _caches = [ElementType.F32, ElementType.F16, ElementType.BF16, ElementType.E4M3, ElementType.E5M2, ElementType.S8];
     private static readonly MatmulScale[] _float8Scales = [MatmulScale.Row, MatmulScale.RowGroup128];
 
     // hidden, intermediate, query heads, key and value heads, head width, norms of queries and keys
@@ -19,7 +20,24 @@ public static class KernelCatalog
     ];
 
     /// <summary>All of them, built for a target.</summary>
-    public static IEnumerable<PtxKernel> All(PtxTarget target) => Rows(target).Concat(Packed(target));
+    public static IEnumerable<PtxKernel> All(PtxTarget target) => [.. Rows(target), .. Packed(target), .. Attention(target)];
+
+    // Key biases go with quantized caches of models that have one.
+    private static IEnumerable<PtxKernel> Attention(PtxTarget target)
+    {
+        foreach ((_, _, int heads, int kvHeads, int headDim, bool hasQkNorm) in _models.Where(model => model.Heads < 64)) // groups of 8 differ from those of 7 in constants
+        {
+            foreach (ElementType type in _activations)
+            {
+                foreach (ElementType stored in _caches)
+                {
+                    var shape = new AttentionShape(type, stored, heads, kvHeads, headDim, 16, HasKeyBias: !hasQkNorm && stored.Bytes() == 1);
+                    yield return DecodeAttentionKernel.Build(target, shape);
+                    yield return DecodeMergeKernel.Build(target, shape);
+                }
+            }
+        }
+    }
 
     // What works on rows of activations.
     private static IEnumerable<PtxKernel> Rows(PtxTarget target)
@@ -50,7 +68,7 @@ public static class KernelCatalog
                 yield return TensorScaleKernel.Build(target, type, hidden);
                 foreach (ElementType? delta in (ElementType?[])[null, type, ElementType.F32])
                     yield return RmsNormKernel.Build(target, type, hidden, delta);
-                foreach (ElementType stored in (ElementType[])[ElementType.F32, ElementType.F16, ElementType.BF16, ElementType.E4M3, ElementType.E5M2, ElementType.S8])
+                foreach (ElementType stored in _caches)
                 {
                     bool hasKeyBias = !hasQkNorm && stored.Bytes() == 1;
                     yield return RopeAndStoreKernel.Build(target, new RopeAndStoreShape(type, stored, heads, kvHeads, headDim, 16, hasQkNorm, hasKeyBias));

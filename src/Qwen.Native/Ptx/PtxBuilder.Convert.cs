@@ -8,9 +8,13 @@ public sealed partial class PtxBuilder
     private const float MostHalf = 65504, MostE4M3 = 448, MostE5M2 = 57344;
 
     /// <summary>Two floats as two halves, rounded to nearest even, F16 saturated.</summary>
-    public Half2 Pack(ElementType kind, F32 low, F32 high)
+    /// <param name="kind">F16 or BF16.</param>
+    /// <param name="low">The first.</param>
+    /// <param name="high">The second.</param>
+    /// <param name="saturate">False where F16 is known to hold them.</param>
+    public Half2 Pack(ElementType kind, F32 low, F32 high, bool saturate = true)
     {
-        if (kind == ElementType.F16)
+        if (kind == ElementType.F16 && saturate)
             (low, high) = (Clamp(low, MostHalf), Clamp(high, MostHalf));
         return new Half2(Instruction<U32>($"cvt.rn.{Name(kind)}x2.f32", high.Operand, low.Operand).Operand, kind);
     }
@@ -67,6 +71,17 @@ public sealed partial class PtxBuilder
         // The sign stays; exponent and mantissa move down by one bit, whose value is then 2^8 too small: exact, subnormals included. NaN becomes 480.
         U32 bits = (spread & 0x80008000u) | ((spread & 0x7f007f00u) >> 1);
         return bits.AsHalf2(ElementType.F16) * Constant(ElementType.F16, 256);
+    }
+
+    /// <summary>The four values of a word of E4M3, E5M2 or S8 as F16, which hold them all.</summary>
+    public (Half2 Low, Half2 High) BytesToHalf2(ElementType kind, U32 word)
+    {
+        if (kind != ElementType.S8)
+            return (Float8ToHalf2(kind, word), Float8ToHalf2(kind, word >> 16));
+        // 0x6400 is 1024, whose units are the last mantissa bits: a byte put there is 1024 + byte.
+        U32 positive = word ^ 0x80808080u;
+        Half2 offset = Constant(ElementType.F16, 1024 + 128);
+        return (Permute(positive, 0x64646464u, 0x5150).AsHalf2(ElementType.F16) - offset, Permute(positive, 0x64646464u, 0x5352).AsHalf2(ElementType.F16) - offset);
     }
 
     /// <summary>Two floats as 8-bit floats in the low half of a word, rounded to nearest even and saturated; NaN stays NaN.</summary>

@@ -1,0 +1,372 @@
+using Qwen.Native.Device;
+using Qwen.Native.Ptx;
+
+namespace Qwen.Native.Kernels;
+
+/// <summary>
+/// Attention of one new token of each of several sequences to its paged keys and values: attended[t, h] = sum over p of softmax(q[t, h] . k[p] / sqrt(D)) v[p].
+/// </summary>
+/// <remarks>
+/// Flash-decoding (Dao et al., 2023): bound by the bytes of the cache. Blocks share the work as <see cref="DecodeSchedule"/> says; a block's
+/// warps take turns at the tiles of a run of positions, each with an online softmax of its own (base 2; Milakov and Gimelshein, 2018),
+/// and merge in order at the end; what several blocks did of one head is merged by <see cref="DecodeMergeKernel"/>, launched behind. All query heads of
+/// a key and value head are the rows of one mma, so each cached byte is read once, and arithmetic stays far below the tensor cores' limit.
+/// The order of all sums follows from the lengths, the grid and nothing else.
+/// </remarks>
+public sealed class DecodeAttentionKernel : Kernel
+{
+    /// <summary>Warps of a block, each with a tile of its own.</summary>
+    internal const int WarpCount = 4;
+
+    private readonly DecodeMergeKernel _merge;
+    private readonly AttentionShape _shape;
+
+    /// <summary>Compiles it.</summary>
+    /// <param name="cache">Where.</param>
+    /// <param name="shape">What for.</param>
+    /// <param name="blocks">Blocks of the grid; 0 for as many as the device holds at once.</param>
+    public DecodeAttentionKernel(KernelCache cache, AttentionShape shape, int blocks = 0)
+        : base(cache, Build(cache.Target, shape))
+    {
+        ArgumentOutOfRangeException.ThrowIfNegative(blocks);
+        _shape = shape;
+        _merge = new DecodeMergeKernel(cache, shape);
+        Blocks = blocks > 0 ? blocks : cache.Device.Info.Multiprocessors * Math.Max(1, Function.BlocksPerMultiprocessor(Threads));
+    }
+
+    /// <summary>Blocks of the grid, whatever the batch.</summary>
+    public int Blocks { get; }
+
+    /// <summary>Bytes of workspace that a launch needs; they carry nothing from launch to launch.</summary>
+    public long WorkspaceBytes => 2L * Blocks * PartialBytes(_shape);
+
+    /// <summary>Positions that a block takes at once.</summary>
+    internal static int RoundPositions(AttentionShape shape) => WarpCount * KvTile.Positions(shape);
+
+    /// <summary>What a block leaves of a head that others also work on: sums [group][headDim], then maxima [group] and weights [group], F32; rounded up to 16.</summary>
+    internal static int PartialBytes(AttentionShape shape) => ((shape.Group * (shape.HeadDim + 2) * sizeof(float)) + 15) / 16 * 16;
+
+    /// <summary>The kernel for a shape.</summary>
+    public static PtxKernel Build(PtxTarget target, AttentionShape shape)
+    {
+        shape.Check();
+        // Narrow heads: the compiler for sm_80 would rather spill than take more than 96 registers; 128 still leave 16 warps a multiprocessor.
+        var k = new PtxBuilder(target, $"decode_attention_{shape.Name}", WarpCount * 32, shape is { HeadDim: <= 64, Group: <= 8 } && shape.Cache.Bytes() == 2 ? 4 : 0);
+        var arguments = new AttentionArguments(k);
+        Global workspace = k.Pointer("workspace");
+        U32 count = k.Number("count");
+        new Emission(k, arguments, shape, workspace, count).Emit();
+        return k.Build();
+    }
+
+    /// <summary>Launches it, and the merge.</summary>
+    /// <param name="stream">Where.</param>
+    /// <param name="qkv">[tokens, (heads + 2 kvHeads) headDim]; the queries are read.</param>
+    /// <param name="attended">[tokens, heads headDim]; the rows of the sequences are written.</param>
+    /// <param name="layer">The cache, which holds the new tokens too.</param>
+    /// <param name="table">All sequences of the step.</param>
+    /// <param name="sequences">S32 [count]: those with one token (or none) that this launch is for.</param>
+    /// <param name="count">How many.</param>
+    /// <param name="workspace">Of <see cref="WorkspaceBytes"/>.</param>
+    /// <param name="bias">Of the keys, if the shape has one.</param>
+    public void Launch(
+        IDeviceStream stream, DevicePointer qkv, DevicePointer attended, in KvLayerPointers layer, in SequenceTable table, DevicePointer sequences, int count,
+        DevicePointer workspace, in KeyBiasPointers bias = default)
+    {
+        ArgumentOutOfRangeException.ThrowIfNegativeOrZero(count);
+        Span<ulong> slots = stackalloc ulong[AttentionArguments.Count + 3];
+        AttentionArguments.Of(slots, qkv, attended, layer, bias, table, sequences);
+        (slots[^3], slots[^2], slots[^1]) = (Argument.Of(workspace), Argument.Of(count), Argument.Of(Blocks));
+        Launch(stream, Blocks, slots[..^1], overlapPrevious: true);
+        _merge.Launch(stream, count, slots);
+    }
+
+    /// <summary>The kernel being written.</summary>
+    private sealed class Emission
+    {
+        private readonly PtxBuilder k;
+        private readonly AttentionArguments _arguments;
+        private readonly AttentionShape _shape;
+        private readonly Global _workspace;
+        private readonly DecodeSchedule _schedule;
+        private readonly KvTile _tile;
+        private readonly KeyBiasScores? _bias;
+        private readonly int _queryTiles; // of eight queries
+        private readonly F32[] _maxima, _weights; // of queries g and g + 8
+        private readonly F32[][][] _sums; // O^T: [16 columns][8 queries] C fragments
+        private readonly Shared _sharedMaxima, _sharedWeights, _sharedSums;
+
+        public Emission(PtxBuilder builder, AttentionArguments arguments, AttentionShape shape, Global workspace, U32 count)
+        {
+            k = builder;
+            (_arguments, _shape, _workspace) = (arguments, shape, workspace);
+            _queryTiles = (shape.Group + 7) / 8;
+            _tile = new KvTile(k, arguments, shape);
+            _maxima = [.. Enumerable.Range(0, _queryTiles).Select(_ => k.Variable<F32>())];
+            _weights = [.. Enumerable.Range(0, _queryTiles).Select(_ => k.Variable<F32>())];
+            _sums = [.. Enumerable.Range(0, _tile.ValueTiles).Select(_ => Enumerable.Range(0, _queryTiles).Select(_ => Enumerable.Range(0, 4).Select(_ => k.Variable<F32>()).ToArray()).ToArray())];
+            _sharedMaxima = k.AllocateShared(WarpCount * 16 * sizeof(float));
+            _sharedWeights = k.AllocateShared((WarpCount + 1) * 16 * sizeof(float)); // the last row: of the block
+            _sharedSums = k.AllocateShared(WarpCount * SumsBytes);
+            k.WaitForPreviousKernel();
+            _schedule = new DecodeSchedule(k, arguments, shape, RoundPositions(shape), count, k.GridX);
+            k.LetNextKernelStart();
+            _bias = shape.HasKeyBias ? new KeyBiasScores(k, arguments, shape, KvTile.Positions(shape)) : null;
+        }
+
+        // One float more a row, so that rows lie in different banks.
+        private int SumsRowBytes => (_shape.HeadDim + 1) * sizeof(float);
+
+        private int SumsBytes => _shape.Group * SumsRowBytes;
+
+        public void Emit()
+        {
+            U32 round = k.Variable(_schedule.Start(k.BlockX)), end = _schedule.Start(k.BlockX + 1);
+            k.ReturnIf(round >= end);
+            DecodeSchedule.Walk walk = _schedule.Begin();
+            using (k.While(() => round < end))
+            {
+                k.Comment("a run of rounds of one head");
+                DecodeSchedule.Place place = walk.To(round);
+                U32 rounds = k.Min(place.Rounds - place.Round, end - round);
+                U32 token = k.Load<U32>(_arguments.FirstTokens.At(place.Sequence, sizeof(int)));
+                Global queries = _arguments.Qkv.At(token, _shape.QkvWidth * sizeof(ushort)).At(place.Head, _shape.Group * _shape.HeadDim * sizeof(ushort));
+                if (_bias is not null)
+                {
+                    _bias.Project(queries, place.Head);
+                    k.Barrier();
+                }
+
+                Attend(place, rounds, LoadQueries(queries));
+                U32 slot = (k.BlockX * 2) + k.Select<U32>(place.Round.Is(0), 1, 0);
+                Finish(rounds.Is(place.Rounds), token, place.Head, _workspace.At(slot, PartialBytes(_shape)));
+                k.Set(round, round + rounds);
+            }
+        }
+
+        /// <summary>Rows g and g + 8 of the A operand, in the order of the tile's keys; rows past the group's are copies of its last, and not looked at.</summary>
+        private U32[][] LoadQueries(Global queries)
+        {
+            U32 row = k.Lane >> 2, zero = k.Variable<U32>(0);
+            Global first = queries.At(k.Min(row, _shape.Group - 1), _shape.HeadDim * sizeof(ushort));
+            Global second = _queryTiles == 1 ? default : queries.At(k.Min(row + 8, _shape.Group - 1), _shape.HeadDim * sizeof(ushort));
+            var fragments = new U32[_tile.KeySteps][];
+            for (int step = 0; step < fragments.Length; step++)
+            {
+                (int constant, int factor) = _tile.KeyColumn(step);
+                U32[] x = Load(first), y = _queryTiles == 1 ? [zero, zero] : Load(second);
+                fragments[step] = [x[0], y[0], x[1], y[1]];
+
+                U32[] Load(Global query) => QueryRows.Load(k, _shape, query.At(k.Lane & 3, factor * sizeof(ushort)) + (constant * sizeof(ushort)));
+            }
+
+            return fragments;
+        }
+
+        /// <summary>This warp's tiles of a run of rounds.</summary>
+        private void Attend(DecodeSchedule.Place place, U32 rounds, U32[][] queries)
+        {
+            foreach (F32 maximum in _maxima)
+                k.Set(maximum, float.NegativeInfinity);
+            foreach (F32 weight in _weights)
+                k.Set(weight, 0f);
+            foreach (F32 sum in _sums.SelectMany(s => s).SelectMany(s => s))
+                k.Set(sum, 0f);
+
+            int roundPositions = RoundPositions(_shape), positions = KvTile.Positions(_shape);
+            Global table = _arguments.BlockTables.At(place.Sequence, _arguments.BlocksPerSequence * sizeof(int));
+            U32 start = ((place.From / roundPositions) + place.Round) * roundPositions;
+            U32 stop = k.Min(start + (rounds * roundPositions), place.To);
+            U32 position = k.Variable(start + (k.Warp * positions));
+            if (_shape.SlidingWindow > 0) // the window may begin behind this warp's first tile
+                k.Set(position, position + k.Select<U32>(position + positions <= place.From, roundPositions, 0));
+            using (k.If(position < stop))
+            {
+                U32[] blocks = _tile.LoadBlocks(table, position, place);
+                _tile.LoadKeys(blocks, position, place);
+                _tile.LoadValues(blocks, position, place);
+            }
+
+            using (k.While(() => position < stop))
+            {
+                U32 next = position + roundPositions;
+                U32[] nextBlocks = _tile.LoadBlocks(table, next, place);
+                F32[][] scores = Scores(queries);
+                F32[][]? biasScores = _bias?.Compute(position);
+                F32[][] scale = KeyScales();
+                using (k.If(next < stop, uniform: true))
+                    _tile.LoadKeys(nextBlocks, next, place);
+                Weigh(scores, biasScores, scale, position, place);
+                AddValues(scores);
+                using (k.If(next < stop, uniform: true))
+                    _tile.LoadValues(nextBlocks, next, place);
+                k.Set(position, next);
+            }
+        }
+
+        /// <summary>S = Q K^T: [16 queries, 8 positions] C fragments, rows 8 to 15 of use in groups of more than 8.</summary>
+        private F32[][] Scores(U32[][] queries)
+        {
+            var scores = new F32[KvTile.Positions(_shape) / 8][];
+            for (int n = 0; n < scores.Length; n++)
+            {
+                scores[n] = [.. Enumerable.Range(0, 4).Select(_ => k.Variable<F32>(0f))];
+                for (int step = 0; step < _tile.KeySteps; step++)
+                    k.Mma(_shape.Operands, scores[n], queries[step], _tile.Keys(n, step));
+            }
+
+            return scores;
+        }
+
+        private F32[][] KeyScales() =>
+            _shape.Cache != ElementType.S8 ? [] : [.. Enumerable.Range(0, KvTile.Positions(_shape) / 8).Select(n => (F32[])[_tile.KeyScale(n, 0), _tile.KeyScale(n, 1)])];
+
+        /// <summary>Scores become weights 2^(score - maximum), under a maximum that may have risen, and what was summed before is scaled down to it.</summary>
+        private void Weigh(F32[][] scores, F32[][]? biasScores, F32[][] keyScales, U32 position, DecodeSchedule.Place place)
+        {
+            for (int q = 0; q < _queryTiles; q++)
+            {
+                F32 maximum = _maxima[q];
+                for (int n = 0; n < scores.Length; n++)
+                {
+                    for (int c = 0; c < 2; c++)
+                    {
+                        F32 score = scores[n][(2 * q) + c];
+                        if (keyScales.Length > 0)
+                            score *= keyScales[n][c];
+                        if (biasScores is not null)
+                            score = _bias!.AddTo(score, biasScores[n][(2 * q) + c]);
+                        U32 at = position + ((k.Lane & 3) * 2) + ((8 * n) + c);
+                        Pred attends = at < place.To;
+                        if (_shape.SlidingWindow > 0)
+                            attends &= at >= place.From;
+                        scores[n][(2 * q) + c] = k.Select<F32>(attends, score * _shape.ScoreScale, float.NegativeInfinity);
+                        maximum = k.Max(maximum, scores[n][(2 * q) + c]);
+                    }
+                }
+
+                maximum = k.MaxLanes(maximum, 4);
+                F32 shrink = k.Exp2(_maxima[q] - maximum); // 0 at first
+                k.Set(_maxima[q], maximum);
+                k.MultiplyInto(_weights[q], shrink);
+                for (int n = 0; n < scores.Length; n++)
+                {
+                    for (int c = 0; c < 2; c++)
+                    {
+                        scores[n][(2 * q) + c] = k.Exp2(scores[n][(2 * q) + c] - maximum);
+                        k.AddInto(_weights[q], scores[n][(2 * q) + c]);
+                    }
+                }
+
+                // Columns of O^T are queries 2t and 2t + 1.
+                F32[] columns = OfColumns(shrink);
+                foreach (F32[][] sum in _sums)
+                {
+                    for (int r = 0; r < 4; r++)
+                        k.MultiplyInto(sum[q][r], columns[r & 1]);
+                }
+            }
+        }
+
+        /// <summary>What lanes have for query g, for queries 2t and 2t + 1.</summary>
+        private F32[] OfColumns(F32 ofRow) => [k.ShuffleFrom(ofRow, (k.Lane & 3) * 8), k.ShuffleFrom(ofRow, ((k.Lane & 3) * 8) + 4)];
+
+        /// <summary>O^T += V^T P^T: the C fragment of the weights is the B operand as it lies.</summary>
+        private void AddValues(F32[][] weights)
+        {
+            for (int s = 0; s < weights.Length / 2; s++)
+            {
+                Half2[] scales = _tile.ValueScales(s);
+                var p = new U32[_queryTiles][];
+                for (int q = 0; q < _queryTiles; q++)
+                    p[q] = [Packed(weights[2 * s], q), Packed(weights[(2 * s) + 1], q)];
+                for (int tile = 0; tile < _tile.ValueTiles; tile++)
+                {
+                    U32[] values = _tile.Values(s, tile, scales);
+                    for (int q = 0; q < _queryTiles; q++)
+                        k.Mma(_shape.Operands, _sums[tile][q], values, p[q]);
+                }
+            }
+
+            U32 Packed(F32[] scores, int q) => k.Pack(_shape.Operands, scores[2 * q], scores[(2 * q) + 1], saturate: false).AsU32;
+        }
+
+        /// <summary>The warps' results become the block's: the result itself, or a partial one.</summary>
+        private void Finish(Pred whole, U32 token, U32 head, Global partial)
+        {
+            U32 group = k.Lane >> 2;
+            for (int q = 0; q < _queryTiles; q++)
+            {
+                k.Set(_weights[q], k.SumLanes(_weights[q], 4));
+                U32 at = (k.Warp * 16) + (group + (8 * q));
+                k.Store(_sharedMaxima.At(at, sizeof(float)), _maxima[q], (k.Lane & 3).Is(0));
+                k.Store(_sharedWeights.At(at, sizeof(float)), _weights[q], (k.Lane & 3).Is(0));
+            }
+
+            k.Barrier();
+            for (int q = 0; q < _queryTiles; q++)
+            {
+                F32[] columns = OfColumns(k.Exp2(_maxima[q] - MaximumOfWarps(group + (8 * q)))); // a warp without tiles: 2^-infinity
+                for (int c = 0; c < 2; c++)
+                {
+                    U32 query = ((k.Lane & 3) * 2) + ((8 * q) + c);
+                    Pred exists = query < _shape.Group;
+                    Shared row = _sharedSums + (k.Warp * SumsBytes) + (query * SumsRowBytes);
+                    for (int tile = 0; tile < _tile.ValueTiles; tile++)
+                    {
+                        (int constant, int factor) = _tile.ValueColumn(tile);
+                        Shared at = row + (group * (factor * sizeof(float)));
+                        for (int r = 0; r < 2; r++)
+                            k.Store(at + ((constant + r) * sizeof(float)), _sums[tile][q][(2 * r) + c] * columns[c], exists);
+                    }
+                }
+            }
+
+            using (k.If(k.Thread < _shape.Group))
+            {
+                F32 maximum = MaximumOfWarps(k.Thread), weight = 0f;
+                for (int w = 0; w < WarpCount; w++)
+                {
+                    F32 ofWarp = k.Load<F32>(_sharedWeights.At(k.Thread, sizeof(float)) + (w * 16 * sizeof(float)));
+                    F32 shrunk = ofWarp * k.Exp2(k.Load<F32>(_sharedMaxima.At(k.Thread, sizeof(float)) + (w * 16 * sizeof(float))) - maximum);
+                    weight = w == 0 ? shrunk : weight + shrunk;
+                }
+
+                k.Store(_sharedWeights.At(k.Thread, sizeof(float)) + (WarpCount * 16 * sizeof(float)), weight);
+                Global after = partial.At(k.Thread, sizeof(float)) + (_shape.Group * _shape.HeadDim * sizeof(float));
+                k.Store(after, maximum, !whole);
+                k.Store(after + (_shape.Group * sizeof(float)), weight, !whole);
+            }
+
+            k.Barrier();
+            int pairs = _shape.HeadDim / 2;
+            Global rows = _arguments.Attended.At(token, _shape.Heads * _shape.HeadDim * sizeof(ushort)).At(head, _shape.Group * _shape.HeadDim * sizeof(ushort));
+            using (k.For(k.Thread, _shape.Group * pairs, k.Threads, out U32 index))
+            {
+                U32 query = index / pairs;
+                Shared at = _sharedSums + (query * SumsRowBytes) + ((index % pairs) * (2 * sizeof(float)));
+                F32[] sum = new F32[2];
+                for (int c = 0; c < 2; c++)
+                {
+                    sum[c] = k.Load<F32>(at + (c * sizeof(float)));
+                    for (int w = 1; w < WarpCount; w++)
+                        sum[c] += k.Load<F32>(at + ((w * SumsBytes) + (c * sizeof(float))));
+                }
+
+                k.StoreVector<F32>(partial.At(index, 2 * sizeof(float)), sum, !whole);
+                F32 inverse = k.Reciprocal(k.Load<F32>(_sharedWeights.At(query, sizeof(float)) + (WarpCount * 16 * sizeof(float))));
+                k.Store(rows.At(index, 2 * sizeof(ushort)), k.Pack(_shape.Type, sum[0] * inverse, sum[1] * inverse).AsU32, whole);
+            }
+
+            k.Barrier(); // before shared memory is written again
+        }
+
+        private F32 MaximumOfWarps(U32 query)
+        {
+            F32 maximum = k.Load<F32>(_sharedMaxima.At(query, sizeof(float)));
+            for (int w = 1; w < WarpCount; w++)
+                maximum = k.Max(maximum, k.Load<F32>(_sharedMaxima.At(query, sizeof(float)) + (w * 16 * sizeof(float))));
+            return maximum;
+        }
+    }
+}

@@ -1,0 +1,203 @@
+using Qwen.Native.Device;
+using Qwen.Native.Ptx;
+
+namespace Qwen.Native.Kernels;
+
+/// <summary>A few positions' keys and values of a head in the registers of a warp, loaded from the paged cache straight into the places where mma wants them.</summary>
+/// <remarks>
+/// Lane 4g + t. Keys are the B operand of S = Q K^T: a lane has a position (8n + g) and, instead of the columns 2t, 2t + 1, 2t + 8, 2t + 9 of
+/// every sixteen, up to 16 neighbouring bytes of it: a sum over the head's width may run in any order, if only the queries have the same.
+/// Values are the A operand of O^T = V^T P^T: a lane has the positions 2t, 2t + 1, 2t + 8, 2t + 9 of sixteen, as the scores lie, and 16
+/// neighbouring bytes of each, whose columns are rows of V^T; again any order does, if the result is written back in it. Registers of
+/// two positions are made of words of one by byte permutes. So nothing passes through shared memory, accesses are 16 bytes wide and whole
+/// sectors, and no barrier holds a warp up.
+/// </remarks>
+internal sealed class KvTile
+{
+    private readonly PtxBuilder _k;
+    private readonly AttentionArguments _arguments;
+    private readonly AttentionShape _shape;
+    private readonly CacheHint _hint;
+    private readonly U32[][] _keys; // [eighth of the tile][word]
+    private readonly U32[][] _values; // [4 sixteenth + which of its four positions][word]
+    private readonly F32 _keyScale, _valueScale; // S8: of position = lane
+    private readonly U32 _group, _inGroup;
+
+    /// <summary>Makes room in registers.</summary>
+    public KvTile(PtxBuilder k, AttentionArguments arguments, AttentionShape shape)
+    {
+        (_k, _arguments, _shape) = (k, arguments, shape);
+        _hint = k.Target.Has(PtxFeature.CacheHints) ? CacheHint.ReadOnce : CacheHint.ReadOnly;
+        (_group, _inGroup) = (k.Lane >> 2, k.Lane & 3);
+        _keys = Registers(Positions(shape) / 8, shape.RowBytes / 16);
+        _values = Registers(Positions(shape) / 4, shape.RowBytes / 32);
+        (_keyScale, _valueScale) = shape.Cache == ElementType.S8 ? (k.Variable<F32>(), k.Variable<F32>()) : default;
+    }
+
+    /// <summary>Positions of a tile: 4 KB of keys and as much of values at a width of 128, 64 registers in all (twice as much of F32).</summary>
+    public static int Positions(AttentionShape shape) => shape.Cache.Bytes() == 1 ? 32 : 16;
+
+    /// <summary>Steps of 16 columns that a score sums over.</summary>
+    public int KeySteps => _shape.HeadDim / 16;
+
+    /// <summary>Tiles of 16 columns of a value.</summary>
+    public int ValueTiles => _shape.HeadDim / 16;
+
+    /// <summary>The column of a lane's key that is the first of four of a step: constant + factor * t.</summary>
+    public (int Constant, int Factor) KeyColumn(int step) => Column(step * 4, lanes: 4);
+
+    /// <summary>The columns of a lane's value that a tile's rows g and (the next) g + 8 are: constant + factor * g.</summary>
+    public (int Constant, int Factor) ValueColumn(int tile) => Column(tile * 2, lanes: 8);
+
+    /// <summary>The blocks of the positions from a multiple of 16 on, 16 positions each. Those out of range are in the place of the nearest in range.</summary>
+    public U32[] LoadBlocks(Global table, U32 position, DecodeSchedule.Place place)
+    {
+        var blocks = new U32[Positions(_shape) / 16];
+        for (int i = 0; i < blocks.Length; i++)
+            blocks[i] = _k.Load<U32>(table.At(InRange(position + (16 * i), place) / _shape.BlockSize, sizeof(int)), CacheHint.ReadOnly);
+        return blocks;
+    }
+
+    /// <summary>Starts to load keys.</summary>
+    public void LoadKeys(U32[] blocks, U32 position, DecodeSchedule.Place place)
+    {
+        for (int n = 0; n < _keys.Length; n++)
+            LoadRow(_keys[n], Row(_arguments.Keys, blocks[n / 2], InRange(position + (8 * n) + _group, place), place.Head), lanes: 4, _inGroup);
+        LoadScale(_keyScale, _arguments.KeyScales, blocks, position, place);
+    }
+
+    /// <summary>Starts to load values.</summary>
+    public void LoadValues(U32[] blocks, U32 position, DecodeSchedule.Place place)
+    {
+        for (int i = 0; i < _values.Length; i++)
+        {
+            U32 at = position + (16 * (i / 4) + (8 * (i % 4 / 2)) + (i % 2)) + (_inGroup * 2);
+            LoadRow(_values[i], Row(_arguments.Values, blocks[i / 4], InRange(at, place), place.Head), lanes: 8, _group);
+        }
+
+        LoadScale(_valueScale, _arguments.ValueScales, blocks, position, place);
+    }
+
+    /// <summary>Two registers of eight keys for a step of 16 columns.</summary>
+    public U32[] Keys(int eighth, int step)
+    {
+        U32[] words = _keys[eighth];
+        switch (_shape.Cache)
+        {
+            case ElementType.F16 or ElementType.BF16:
+                return [words[2 * step], words[(2 * step) + 1]];
+            case ElementType.F32:
+                return [PackFloats(words[4 * step], words[(4 * step) + 1]), PackFloats(words[(4 * step) + 2], words[(4 * step) + 3])];
+            default:
+                (Half2 low, Half2 high) = _k.BytesToHalf2(_shape.Cache, words[step]);
+                return [low.AsU32, high.AsU32];
+        }
+    }
+
+    /// <summary>Four registers of sixteen values for 16 columns; <paramref name="scales"/> are <see cref="ValueScales"/>.</summary>
+    public U32[] Values(int sixteenth, int tile, Half2[] scales)
+    {
+        var registers = new U32[4];
+        for (int half = 0; half < 2; half++)
+        {
+            U32[] x = _values[(4 * sixteenth) + (2 * half)], y = _values[(4 * sixteenth) + (2 * half) + 1];
+            (U32 first, U32 second) = Pair(x, y, tile);
+            if (_shape.Cache == ElementType.S8)
+                (first, second) = ((first.AsHalf2(ElementType.F16) * scales[half]).AsU32, (second.AsHalf2(ElementType.F16) * scales[half]).AsU32);
+            (registers[2 * half], registers[(2 * half) + 1]) = (first, second);
+        }
+
+        return registers;
+    }
+
+    /// <summary>S8: the scale of key 8 eighth + 2t + which.</summary>
+    public F32 KeyScale(int eighth, int which) => _k.ShuffleFrom(_keyScale, (_inGroup * 2) + ((8 * eighth) + which));
+
+    /// <summary>S8: the scales of the pairs of positions of sixteen values. As F16: their values then are as exact as an F16 cache's.</summary>
+    public Half2[] ValueScales(int sixteenth)
+    {
+        if (_shape.Cache != ElementType.S8)
+            return [];
+        F32 At(int position) => _k.ShuffleFrom(_valueScale, (_inGroup * 2) + ((16 * sixteenth) + position));
+        return [_k.Pack(ElementType.F16, At(0), At(1)), _k.Pack(ElementType.F16, At(8), At(9))];
+    }
+
+    // Column of a lane's value number: the row is cut in chunks of 16, then 8, then 4 bytes a lane.
+    private (int Constant, int Factor) Column(int value, int lanes)
+    {
+        int size = _shape.Cache.Bytes();
+        foreach ((int offset, int laneBytes) in Chunks(_shape.RowBytes, lanes))
+        {
+            int values = laneBytes / size;
+            if (value < values)
+                return ((offset / size) + value, values);
+            value -= values;
+        }
+
+        throw new ArgumentOutOfRangeException(nameof(value));
+    }
+
+    private static List<(int Offset, int LaneBytes)> Chunks(int rowBytes, int lanes)
+    {
+        var chunks = new List<(int, int)>();
+        int offset = 0;
+        for (int laneBytes = 16; offset < rowBytes; laneBytes /= 2)
+        {
+            for (; rowBytes - offset >= lanes * laneBytes; offset += lanes * laneBytes)
+                chunks.Add((offset, laneBytes));
+        }
+
+        return chunks;
+    }
+
+    private void LoadRow(U32[] words, Global row, int lanes, U32 lane)
+    {
+        int word = 0;
+        Global[] at = new Global[17]; // by bytes a lane
+        foreach ((int offset, int laneBytes) in Chunks(_shape.RowBytes, lanes))
+        {
+            if (at[laneBytes].Base.Operand.Builder is null)
+                at[laneBytes] = row.At(lane, laneBytes);
+            _k.LoadInto<U32>(words.AsSpan(word, laneBytes / 4), at[laneBytes] + offset, _hint);
+            word += laneBytes / 4;
+        }
+    }
+
+    private Global Row(Global buffer, U32 block, U32 position, U32 head) =>
+        buffer.At(((block * _shape.KvHeads + head) * _shape.BlockSize) + (position % _shape.BlockSize), _shape.RowBytes);
+
+    private void LoadScale(F32 register, Global scales, U32[] blocks, U32 position, DecodeSchedule.Place place)
+    {
+        if (_shape.Cache != ElementType.S8)
+            return;
+        U32 block = _k.Select(_k.Lane < 16, blocks[0], blocks[1]);
+        _k.LoadInto<F32>([register], scales.At(((block * _shape.KvHeads + place.Head) * _shape.BlockSize) + (InRange(position + _k.Lane, place) % _shape.BlockSize), sizeof(float)));
+    }
+
+    // Positions outside what is attended to may have no block, or memory that nobody wrote: the nearest inside is read in their place, and weighs nothing.
+    private U32 InRange(U32 position, DecodeSchedule.Place place)
+    {
+        U32 before = _k.Min(position, place.To - 1);
+        return _shape.SlidingWindow == 0 ? before : _k.Max(before, place.From);
+    }
+
+    // Columns 2 tile and the next of a lane's, each of positions x and y.
+    private (U32 First, U32 Second) Pair(U32[] x, U32[] y, int tile)
+    {
+        switch (_shape.Cache)
+        {
+            case ElementType.F16 or ElementType.BF16:
+                return (_k.Permute(x[tile], y[tile], 0x5410), _k.Permute(x[tile], y[tile], 0x7632));
+            case ElementType.F32:
+                return (PackFloats(x[2 * tile], y[2 * tile]), PackFloats(x[(2 * tile) + 1], y[(2 * tile) + 1]));
+            default:
+                (Half2 first, Half2 second) = _k.BytesToHalf2(_shape.Cache, _k.Permute(x[tile / 2], y[tile / 2], tile % 2 == 0 ? 0x5140 : 0x7362));
+                return (first.AsU32, second.AsU32);
+        }
+    }
+
+    private U32 PackFloats(U32 low, U32 high) => _k.Pack(_shape.Operands, _k.AsFloat(low), _k.AsFloat(high)).AsU32;
+
+    private U32[][] Registers(int rows, int words) =>
+        [.. Enumerable.Range(0, rows).Select(_ => Enumerable.Range(0, words).Select(_ => _k.Variable<U32>()).ToArray())];
+}

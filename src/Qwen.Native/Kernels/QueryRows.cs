@@ -1,0 +1,21 @@
+using Qwen.Native.Device;
+using Qwen.Native.Ptx;
+
+namespace Qwen.Native.Kernels;
+
+/// <summary>Reads query values as the 16-bit operands of a shape.</summary>
+internal static class QueryRows
+{
+    /// <summary>Loads four neighbouring values, 8 bytes, as two words of operands. BF16 ones become F16 saturated, exact between 2^-14 and 65504.</summary>
+    public static U32[] Load(PtxBuilder k, AttentionShape shape, Global address)
+    {
+        U32[] words = k.LoadVector<U32>(address, 2);
+        if (shape.Type == shape.Operands)
+            return words;
+        return [.. words.Select(word =>
+        {
+            (F32 low, F32 high) = k.Unpack(word.AsHalf2(shape.Type));
+            return k.Pack(shape.Operands, low, high).AsU32;
+        })];
+    }
+}

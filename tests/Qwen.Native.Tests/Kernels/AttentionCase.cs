@@ -1,0 +1,250 @@
+using System.Runtime.InteropServices;
+using Qwen.Native.Device;
+using Qwen.Native.Kernels;
+
+namespace Qwen.Native.Tests.Kernels;
+
+/// <summary>
+/// A random paged cache with sequences in it, on a device and in double precision. Memory that belongs to no position is left as it was allocated, and
+/// entries of block tables that are not needed are wild, so that a device that checks reports who reads them.
+/// </summary>
+internal sealed unsafe class AttentionCase : IDisposable
+{
+    private const double Magnitude = 1.1; // YaRN's
+
+    private readonly IDeviceStream _stream;
+    private readonly List<DeviceBuffer> _buffers = [];
+    private readonly IDevice _device;
+    private readonly AttentionShape _shape;
+    private readonly (int FirstPosition, int Tokens)[] _sequences;
+    private readonly float[] _qkv, _bias, _rotations;
+    private readonly double[][][] _keys, _values; // [sequence][kvHead][position, dim]
+    private readonly DeviceBuffer _attended;
+    private readonly int _tokens;
+    private readonly int[] _firstTokens;
+
+    public AttentionCase(IDevice device, IDeviceStream stream, AttentionShape shape, (int FirstPosition, int Tokens)[] sequences, int seed, float biasSize = 20)
+    {
+        (_device, _stream, _shape, _sequences, Seed) = (device, stream, shape, sequences, seed);
+        var random = new Random(seed);
+        _tokens = Math.Max(1, sequences.Sum(s => s.Tokens));
+        (int kvHeads, int headDim, int blockSize) = (shape.KvHeads, shape.HeadDim, shape.BlockSize);
+
+        _qkv = Normal(random, _tokens * (shape.Heads + (2 * kvHeads)) * headDim, 1.5f, x => Values.Round(shape.Type, x));
+        Qkv = Upload(Values.Encode(shape.Type, _qkv));
+        _attended = Take((long)_tokens * shape.Heads * headDim * sizeof(ushort));
+
+        int[] blocks = [.. sequences.Select(s => s.Tokens == 0 ? 0 : (s.FirstPosition + s.Tokens + blockSize - 1) / blockSize)];
+        int perSequence = Math.Max(1, blocks.Max()) + 1, pool = blocks.Sum() + 3;
+        int[] order = [.. Enumerable.Range(0, pool)];
+        random.Shuffle(order);
+        int[] table = new int[sequences.Length * perSequence];
+        Array.Fill(table, 0x00ff_ffff); // far outside
+        long rowBytes = headDim * shape.Cache.Bytes(), vectors = (long)pool * kvHeads * blockSize;
+        DeviceBuffer keys = Take(vectors * rowBytes), values = Take(vectors * rowBytes), keyScales = Take(vectors * sizeof(float)), valueScales = Take(vectors * sizeof(float));
+        (_keys, _values) = (new double[sequences.Length][][], new double[sequences.Length][][]);
+        for (int s = 0, next = 0; s < sequences.Length; s++)
+        {
+            int length = sequences[s].Tokens == 0 ? 0 : sequences[s].FirstPosition + sequences[s].Tokens;
+            // A window's blocks may have been given back.
+            int firstBlock = shape.SlidingWindow == 0 ? 0 : Math.Max(0, sequences[s].FirstPosition + 1 - shape.SlidingWindow) / blockSize;
+            for (int b = firstBlock; b < blocks[s]; b++)
+                table[(s * perSequence) + b] = order[next + b];
+            _keys[s] = Fill(keys, keyScales);
+            _values[s] = Fill(values, valueScales);
+            next += blocks[s];
+
+            double[][] Fill(DeviceBuffer buffer, DeviceBuffer scales)
+            {
+                var heads = new double[kvHeads][];
+                for (int h = 0; h < kvHeads; h++)
+                {
+                    heads[h] = new double[length * headDim];
+                    for (int b = firstBlock; b < blocks[s]; b++)
+                    {
+                        int rows = Math.Min(blockSize, length - (b * blockSize));
+                        float[] x = Normal(random, rows * headDim, 1, x => x);
+                        (byte[] codes, float[] rowScales, double[] exact) = Values.Quantize(shape.Cache, x, headDim);
+                        exact.CopyTo(heads[h], b * blockSize * headDim);
+                        long vector = (((long)table[(s * perSequence) + b] * kvHeads) + h) * blockSize;
+                        Copy(buffer.Pointer + (vector * rowBytes), codes);
+                        if (shape.Cache == ElementType.S8)
+                            Copy(scales.Pointer + (vector * sizeof(float)), MemoryMarshal.AsBytes<float>(rowScales).ToArray());
+                    }
+                }
+
+                return heads;
+            }
+        }
+
+        int positions = Math.Max(64, sequences.Max(s => s.FirstPosition + s.Tokens));
+        _rotations = new float[positions * headDim];
+        for (int p = 0; p < positions; p++)
+        {
+            for (int i = 0; i < headDim / 2; i++)
+            {
+                (double sin, double cos) = Math.SinCos(p * Math.Pow(10000, -2.0 * i / headDim));
+                (_rotations[(p * headDim) + (2 * i)], _rotations[(p * headDim) + (2 * i) + 1]) = ((float)(cos * Magnitude), (float)(sin * Magnitude));
+            }
+        }
+
+        _bias = Normal(random, kvHeads * headDim, biasSize, x => x);
+        Layer = new KvLayerPointers(keys.Pointer, values.Pointer, keyScales.Pointer, valueScales.Pointer);
+        Bias = shape.HasKeyBias ? new KeyBiasPointers(Upload<float>(_bias), Upload<float>(_rotations)) : default;
+        _firstTokens = new int[sequences.Length];
+        for (int s = 1; s < sequences.Length; s++)
+            _firstTokens[s] = _firstTokens[s - 1] + sequences[s - 1].Tokens;
+        Table = new SequenceTable(
+            Upload<int>(_firstTokens), Upload<int>([.. sequences.Select(s => s.Tokens)]), Upload<int>([.. sequences.Select(s => s.FirstPosition)]), Upload<int>(table), perSequence);
+    }
+
+    public int Seed { get; }
+
+    public DevicePointer Qkv { get; }
+
+    public DevicePointer Attended => _attended.Pointer;
+
+    public KvLayerPointers Layer { get; }
+
+    public KeyBiasPointers Bias { get; }
+
+    public SequenceTable Table { get; }
+
+    public DevicePointer Upload<T>(ReadOnlySpan<T> values)
+        where T : unmanaged
+    {
+        byte[] bytes = MemoryMarshal.AsBytes(values).ToArray();
+        DeviceBuffer buffer = Take(Math.Max(1, bytes.Length));
+        Copy(buffer.Pointer, bytes);
+        return buffer.Pointer;
+    }
+
+    public DeviceBuffer Take(long bytes)
+    {
+        DeviceBuffer buffer = _device.Allocate(bytes);
+        _buffers.Add(buffer);
+        return buffer;
+    }
+
+    /// <summary>What is wrong with the rows of some sequences, or null.</summary>
+    public string? Difference(ReadOnlySpan<int> served)
+    {
+        int width = _shape.Heads * _shape.HeadDim;
+        foreach (int s in served)
+        {
+            if (_sequences[s].Tokens == 0)
+                continue;
+            byte[] bytes = new byte[_sequences[s].Tokens * width * sizeof(ushort)];
+            fixed (byte* to = bytes)
+                _stream.CopyToHost(to, _attended.Pointer + ((long)_firstTokens[s] * width * sizeof(ushort)), bytes.Length);
+            _stream.Synchronize();
+            float[] actual = Values.Decode(_shape.Type, bytes);
+            for (int token = 0; token < _sequences[s].Tokens; token++)
+            {
+                for (int head = 0; head < _shape.Heads; head++)
+                {
+                    (double[] expected, double[] bound) = Reference(s, token, head);
+                    for (int d = 0; d < expected.Length; d++)
+                    {
+                        double value = actual[(token * width) + (head * _shape.HeadDim) + d];
+                        if (!(Math.Abs(value - expected[d]) <= bound[d]))
+                            return $"{_shape}, seed {Seed}: sequence {s} {_sequences[s]}, token {token}, head {head}, column {d} is {value}, not {expected[d]} +- {bound[d]:g3}";
+                    }
+                }
+            }
+        }
+
+        return null;
+    }
+
+    public void Dispose()
+    {
+        foreach (DeviceBuffer buffer in _buffers)
+            buffer.Dispose();
+    }
+
+    /// <summary>
+    /// The result, and how far a kernel may be off. With u the unit roundoff of the 16-bit types in play: the result is rounded (u |o|); weights are (u times
+    /// the weighted sum of |v|), and values that are not exact in the operands' type. An error d of a score changes its weight, and the sum of
+    /// weights, by a factor e^d each (2 d times the weighted sum of |v|); scores err by their F32 sums, and by operands that had to be rounded.
+    /// </summary>
+    private (double[] Expected, double[] Bound) Reference(int s, int token, int head)
+    {
+        int headDim = _shape.HeadDim, kvHead = head / (_shape.Heads / _shape.KvHeads), position = _sequences[s].FirstPosition + token;
+        int from = _shape.SlidingWindow == 0 ? 0 : Math.Max(0, position + 1 - _shape.SlidingWindow);
+        ReadOnlySpan<float> q = _qkv.AsSpan(((_firstTokens[s] + token) * (_shape.Heads + (2 * _shape.KvHeads)) * headDim) + (head * headDim), headDim);
+        ReadOnlySpan<double> keys = _keys[s][kvHead], values = _values[s][kvHead];
+        double[] scores = new double[position + 1 - from];
+        double scale = 1 / Math.Sqrt(headDim), largestSum = 0, largestBiasSum = 0;
+        for (int p = from; p <= position; p++)
+        {
+            double dot = 0, absolute = 0;
+            for (int d = 0; d < headDim; d++)
+            {
+                dot += q[d] * keys[(p * headDim) + d];
+                absolute += Math.Abs(q[d] * keys[(p * headDim) + d]);
+            }
+
+            if (_shape.HasKeyBias)
+            {
+                double biasSum = 0;
+                for (int i = 0; i < headDim / 2; i++)
+                {
+                    double first = _bias[(kvHead * headDim) + i], second = _bias[(kvHead * headDim) + (headDim / 2) + i];
+                    (double sin, double cos) = Math.SinCos(p * Math.Pow(10000, -2.0 * i / headDim));
+                    dot += Magnitude * ((q[i] * ((first * cos) - (second * sin))) + (q[(headDim / 2) + i] * ((second * cos) + (first * sin))));
+                    biasSum += Math.Abs(q[i]) * (Math.Abs(first) + Math.Abs(second)) + (Math.Abs(q[(headDim / 2) + i]) * (Math.Abs(first) + Math.Abs(second)));
+                }
+
+                largestBiasSum = Math.Max(largestBiasSum, biasSum);
+            }
+
+            scores[p - from] = dot * scale;
+            largestSum = Math.Max(largestSum, absolute);
+        }
+
+        double unit(ElementType type) => type == ElementType.F16 ? Math.ScaleB(1, -11) : Math.ScaleB(1, -8); // of BF16, 2^-9 and as much again: it may be rounded twice
+        ElementType operands = _shape.Cache switch { ElementType.F32 => _shape.Type, ElementType.F16 or ElementType.BF16 => _shape.Cache, _ => ElementType.F16 };
+        double rounded = (_shape.Type == ElementType.F16 && operands == ElementType.BF16) || _shape.Cache == ElementType.F32 ? unit(operands) : 0;
+        double valueError = _shape.Cache is ElementType.F32 or ElementType.S8 ? 2 * unit(operands) : 0;
+        double scoreError = scale * ((largestSum * (rounded + (headDim * Math.ScaleB(1, -23)))) + (largestBiasSum * BiasError));
+        double largest = scores.Max(), sum = scores.Sum(x => Math.Exp(x - largest));
+        double[] expected = new double[headDim], bound = new double[headDim];
+        for (int d = 0; d < headDim; d++)
+        {
+            double absolute = 0;
+            for (int p = from; p <= position; p++)
+            {
+                double weight = Math.Exp(scores[p - from] - largest) / sum, value = values[(p * headDim) + d];
+                expected[d] += weight * value;
+                absolute += weight * Math.Abs(value);
+            }
+
+            bound[d] = (unit(_shape.Type) * Math.Abs(expected[d])) + (absolute * (unit(operands) + valueError + (2 * scoreError) + 1e-5)) + 1e-6;
+        }
+
+        return (expected, bound);
+    }
+
+    /// <summary>Of the share of the bias in a score, to the sum of magnitudes: 22 bits kept of each factor, angles that were rounded to F32, and F32 sums.</summary>
+    public double BiasError { get; init; } = Math.ScaleB(1, -20);
+
+    private static float[] Normal(Random random, int count, float deviation, Func<float, float> round)
+    {
+        float[] values = new float[count];
+        for (int i = 0; i < count; i++)
+            values[i] = round((float)(deviation * Math.Sqrt(-2 * Math.Log(1 - random.NextDouble())) * Math.Cos(2 * Math.PI * random.NextDouble())));
+        return values;
+    }
+
+    private DevicePointer Upload(byte[] bytes) => Upload<byte>(bytes);
+
+    private void Copy(DevicePointer to, byte[] bytes)
+    {
+        fixed (byte* from = bytes)
+        {
+            _stream.CopyToDevice(to, from, bytes.Length);
+            _stream.Synchronize();
+        }
+    }
+}
