@@ -110,7 +110,7 @@ internal static class BenchCommand
     }
 
     /// <summary>Each op's calls, share of the time, and bytes of weights per second; null where nothing was profiled.</summary>
-    private static Facts? Ops(ProfiledBackend? profile, TimeSpan total)
+    private static Facts? Ops(OpProfile? profile, TimeSpan total)
     {
         if (profile is null)
             return null;

@@ -1,6 +1,7 @@
 using System.CommandLine;
 using System.Globalization;
 using System.Text.Json.Nodes;
+using Qwen.Native.Device;
 using Qwen.Runtime.Backends;
 using Qwen.Runtime.Engine;
 using Qwen.Runtime.Formats;
@@ -23,6 +24,8 @@ internal sealed class ModelOptions
         [nameof(EngineOptions.KvCacheBytes)] = "--kv-cache-memory",
         [nameof(EngineOptions.BlockSize)] = "--block-size",
         [nameof(EngineOptions.Threads)] = "--threads",
+        [nameof(EngineOptions.GpuLayers)] = "--gpu-layers",
+        [nameof(EngineOptions.GpuMemoryUtilization)] = "--gpu-memory-utilization",
     };
 
     private readonly Option<string?> _model = CreatePath();
@@ -32,6 +35,10 @@ internal sealed class ModelOptions
     private readonly Option<string> _cacheType = new("--kv-cache-dtype") { Description = "How keys and values are stored: auto (f16), f16, bf16, f32, int8, fp8 (fp8_e4m3), fp8_e5m2.", DefaultValueFactory = _ => "auto" };
     private readonly Option<string?> _cacheBytes = new("--kv-cache-memory") { Description = "Bytes for keys and values, such as 2G." };
     private readonly Option<int> _blockSize = new("--block-size") { Description = "Tokens per block of the KV cache.", DefaultValueFactory = _ => Defaults.BlockSize };
+    private readonly Option<string> _device = new("--device") { Description = "Where to compute: auto (a GPU where there is one), cpu, cuda, cuda:n.", DefaultValueFactory = _ => "auto" };
+    private readonly Option<string> _gpuLayers = new("--gpu-layers", "-ngl") { Description = "How many of the last layers a GPU computes: a number, all, or auto for as many as fit.", DefaultValueFactory = _ => "auto" };
+    private readonly Option<double> _gpuMemory = new("--gpu-memory-utilization") { Description = "The part of the GPU's memory that may be in use.", DefaultValueFactory = _ => Defaults.GpuMemoryUtilization };
+    private readonly Option<string> _dtype = new("--dtype") { Description = "Activations and dense weights on a GPU: auto (as the checkpoint), bfloat16, float16.", DefaultValueFactory = _ => "auto" };
     private readonly Option<int> _threads = new("--threads", "-t") { Description = "CPU threads; 0 for all the process may use." };
     private readonly Option<string?> _rope = new("--rope-scaling") { Description = """Rotary scaling, such as '{"rope_type":"yarn","factor":4,"original_max_position_embeddings":32768}'.""" };
     private readonly Option<string?> _template = new("--chat-template") { Description = "A file with the chat template to use instead of the model's." };
@@ -61,13 +68,17 @@ internal sealed class ModelOptions
 
     public void AddTo(Command command)
     {
-        foreach (Option option in (ReadOnlySpan<Option>)[_model, _maxModelLength, _maxSequences, _maxBatchedTokens, _cacheType, _cacheBytes, _blockSize, _threads, _rope, _template])
+        foreach (Option option in (ReadOnlySpan<Option>)[_model, _maxModelLength, _maxSequences, _maxBatchedTokens, _cacheType, _cacheBytes, _blockSize, _device, _gpuLayers, _gpuMemory, _dtype, _threads, _rope, _template])
             command.Options.Add(option);
     }
 
     /// <summary>Loads the model with its engine, with a progress bar where a person is watching.</summary>
-    public Task<QwenEngine> LoadEngineAsync(ParseResult parsed, Streams streams, CancellationToken cancellation) =>
-        LoadAsync(parsed, streams, (path, options, progress) => QwenEngine.LoadAsync(path, options, progress, cancellation));
+    public async Task<QwenEngine> LoadEngineAsync(ParseResult parsed, Streams streams, CancellationToken cancellation)
+    {
+        QwenEngine engine = await LoadAsync(parsed, streams, (path, options, progress) => QwenEngine.LoadAsync(path, options, progress, cancellation)).ConfigureAwait(false);
+        await streams.NoteAsync($"{engine.Model.Placement}\n").ConfigureAwait(false);
+        return engine;
+    }
 
     /// <summary>Loads the model alone.</summary>
     public Task<LoadedModel> LoadModelAsync(ParseResult parsed, Streams streams, CancellationToken cancellation, bool profile = false) =>
@@ -83,6 +94,10 @@ internal sealed class ModelOptions
                 return await load(path, options, null).ConfigureAwait(false);
             IAnsiConsole console = AnsiConsole.Create(new AnsiConsoleSettings { Out = new AnsiConsoleOutput(streams.Error) });
             return await console.Progress().AutoClear(true).StartAsync(context => load(path, options, new Bar(context.AddTask("loading", maxValue: 1)))).ConfigureAwait(false);
+        }
+        catch (DeviceException e)
+        {
+            throw new ArgumentException($"--device {parsed.GetValue(_device)}, --gpu-layers {parsed.GetValue(_gpuLayers)}: {e.Message}", e);
         }
         catch (ArgumentOutOfRangeException e) when (Flags.TryGetValue(e.ParamName ?? "", out string? flag))
         {
@@ -108,10 +123,39 @@ internal sealed class ModelOptions
         },
         KvCacheBytes = parsed.GetValue(_cacheBytes) is { } bytes ? Bytes("--kv-cache-memory", bytes) : null,
         BlockSize = parsed.GetValue(_blockSize),
+        Device = Device(parsed.GetRequiredValue(_device)),
+        GpuLayers = parsed.GetRequiredValue(_gpuLayers) switch
+        {
+            "auto" => null,
+            "all" => int.MaxValue,
+            string text when int.TryParse(text, NumberStyles.None, CultureInfo.InvariantCulture, out int layers) => layers,
+            string other => throw new ArgumentException($"--gpu-layers: '{other}' is no number of layers; give one, auto or all."),
+        },
+        GpuMemoryUtilization = parsed.GetValue(_gpuMemory),
+        GpuPrecision = parsed.GetValue(_dtype) switch
+        {
+            "auto" => GpuPrecision.Auto,
+            "bfloat16" or "bf16" => GpuPrecision.BFloat16,
+            "float16" or "f16" or "half" => GpuPrecision.Float16,
+            string other => throw new ArgumentException($"--dtype: '{other}' is not known; known are auto, bfloat16, float16."),
+            null => Defaults.GpuPrecision,
+        },
         Threads = parsed.GetValue(_threads),
         RopeScaling = parsed.GetValue(_rope) is { } rope ? RopeScaling.Parse(JsonObject.Create(JsonLines.ParseObject(rope, "--rope-scaling")), "--rope-scaling") : null,
         ChatTemplate = parsed.GetValue(_template) is { } file ? File.ReadAllText(file) : null,
     };
+
+    private static ComputeDevice Device(string text)
+    {
+        try
+        {
+            return ComputeDevice.Parse(text);
+        }
+        catch (FormatException e)
+        {
+            throw new ArgumentException($"--device: {e.Message}");
+        }
+    }
 
     // Reported on the loading thread itself: Progress<T> would post to the thread pool, out of order.
     private sealed class Bar(ProgressTask task) : IProgress<LoadProgress>

@@ -125,9 +125,9 @@ public sealed unsafe class CpuBackend : IBackend
     }
 
     /// <inheritdoc/>
-    public void SelectLogitRows(Activations hidden, Activations selected)
+    public void SelectLogitRows(Activations hidden, Activations selected, int rows)
     {
-        for (int i = 0; i < _batch.LogitRowCount; i++)
+        for (int i = 0; i < rows; i++)
             Read(hidden, _batch.LogitRows[i], 1).CopyTo(Read(selected, i, 1));
     }
 
@@ -142,6 +142,11 @@ public sealed unsafe class CpuBackend : IBackend
 
     /// <inheritdoc/>
     public void Write(ReadOnlySpan<float> values, Activations activations) => values.CopyTo(Read(activations, 0, values.Length / activations.Columns));
+
+    /// <summary>Nothing to wait for: an op is done when its call returns.</summary>
+    public void Synchronize()
+    {
+    }
 
     /// <inheritdoc/>
     public void Dispose()

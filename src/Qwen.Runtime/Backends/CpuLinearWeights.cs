@@ -100,7 +100,9 @@ internal sealed unsafe class CpuLinearWeights : LinearWeights
         return memory;
     }
 
-    private static WeightType TypeOf(Tensor tensor) => tensor.Type switch
+    /// <summary>How the kernels call a tensor's type.</summary>
+    /// <exception cref="ModelFormatException">It is no type of weights.</exception>
+    public static WeightType TypeOf(Tensor tensor) => tensor.Type switch
     {
         TensorType.F32 => WeightType.F32,
         TensorType.F16 => WeightType.F16,
@@ -118,7 +120,7 @@ internal sealed unsafe class CpuLinearWeights : LinearWeights
         TensorType.Q8_K => WeightType.Q8_K,
         TensorType.IQ4_NL => WeightType.IQ4_NL,
         TensorType.IQ4_XS => WeightType.IQ4_XS,
-        _ => throw new ModelFormatException(tensor.File, $"tensor '{tensor.Name}' is stored as {tensor.Type}, which the CPU does not compute on"),
+        _ => throw new ModelFormatException(tensor.File, $"tensor '{tensor.Name}' is stored as {tensor.Type}, which is no type of weights"),
     };
 
     private readonly struct WidenJob(StoredMatrix matrix, float* values) : IJob

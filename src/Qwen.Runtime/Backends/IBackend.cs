@@ -172,14 +172,17 @@ public interface IBackend : IWeightTarget, IDisposable
     /// <summary>y[t, :] = SiLU(gate x[t, :]) * (up x[t, :]), where gate and up are stacked in that order.</summary>
     void GatedLinear(Activations x, LinearWeights gateUp, Activations y);
 
-    /// <summary>selected[i, :] = hidden[batch.LogitRows[i], :].</summary>
-    void SelectLogitRows(Activations hidden, Activations selected);
+    /// <summary>selected[i, :] = hidden[batch.LogitRows[i], :], for all <paramref name="rows"/> of them.</summary>
+    void SelectLogitRows(Activations hidden, Activations selected, int rows);
 
-    /// <summary>Rows of <see cref="ActivationPrecision.Full"/> activations in host memory, once all ops before are done. Valid, and free to change, until the next step.</summary>
+    /// <summary>Rows of <see cref="ActivationPrecision.Full"/> activations in host memory, once all ops before are done. Valid, and free to change, until the next step; until then they are read once, and seen as they were changed.</summary>
     Span<float> Read(Activations activations, int firstRow, int rows);
 
     /// <summary>Sets the first rows of <see cref="ActivationPrecision.Full"/> activations.</summary>
     void Write(ReadOnlySpan<float> values, Activations activations);
+
+    /// <summary>Waits until all ops are done.</summary>
+    void Synchronize();
 
     /// <summary>What the memory that weights lie in gives to a reader, in bytes per second.</summary>
     double MeasureReadBandwidth();

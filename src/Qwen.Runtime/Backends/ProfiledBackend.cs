@@ -5,25 +5,13 @@ using Qwen.Runtime.Scheduling;
 
 namespace Qwen.Runtime.Backends;
 
-/// <summary>A backend that notes how long each op takes, by name and shape.</summary>
-/// <remarks>An op is timed until its call returns: on the CPU, until it is done.</remarks>
+/// <summary>A backend that notes how long each op takes.</summary>
 /// <param name="backend">What computes; it is disposed with this.</param>
-public sealed class ProfiledBackend(IBackend backend) : IBackend
+/// <param name="profile">Where that is noted.</param>
+internal sealed class ProfiledBackend(IBackend backend, OpProfile profile) : IBackend
 {
-    private readonly Dictionary<(string Op, int Outputs, int Inputs), OpTimes> _ops = [];
-
-    /// <summary>The ops called since the last <see cref="Reset"/>, slowest in all first.</summary>
-    public IReadOnlyList<OpTimes> Ops => [.. _ops.Values.Where(o => o.Calls > 0).OrderByDescending(o => o.Ticks)];
-
     /// <inheritdoc/>
     public string Name => backend.Name;
-
-    /// <summary>Starts anew.</summary>
-    public void Reset()
-    {
-        foreach (OpTimes op in _ops.Values)
-            (op.Calls, op.Ticks, op.Bytes) = (0, 0, 0);
-    }
 
     /// <inheritdoc/>
     public Activations Allocate(int rows, int columns, ActivationPrecision precision) => backend.Allocate(rows, columns, precision);
@@ -97,10 +85,10 @@ public sealed class ProfiledBackend(IBackend backend) : IBackend
     }
 
     /// <inheritdoc/>
-    public void SelectLogitRows(Activations hidden, Activations selected)
+    public void SelectLogitRows(Activations hidden, Activations selected, int rows)
     {
         long start = Stopwatch.GetTimestamp();
-        backend.SelectLogitRows(hidden, selected);
+        backend.SelectLogitRows(hidden, selected, rows);
         Note(start, nameof(SelectLogitRows));
     }
 
@@ -111,6 +99,9 @@ public sealed class ProfiledBackend(IBackend backend) : IBackend
     public void Write(ReadOnlySpan<float> values, Activations activations) => backend.Write(values, activations);
 
     /// <inheritdoc/>
+    public void Synchronize() => backend.Synchronize();
+
+    /// <inheritdoc/>
     public double MeasureReadBandwidth() => backend.MeasureReadBandwidth();
 
     /// <inheritdoc/>
@@ -118,7 +109,28 @@ public sealed class ProfiledBackend(IBackend backend) : IBackend
 
     private void Note(long start, string op, LinearWeights? weights = null)
     {
-        long ticks = Stopwatch.GetTimestamp() - start;
+        backend.Synchronize(); // a GPU has only been told so far
+        profile.Add(op, Stopwatch.GetTimestamp() - start, weights);
+    }
+}
+
+/// <summary>How long each op took, by name and shape.</summary>
+public sealed class OpProfile
+{
+    private readonly Dictionary<(string Op, int Outputs, int Inputs), OpTimes> _ops = [];
+
+    /// <summary>The ops called since the last <see cref="Reset"/>, slowest in all first.</summary>
+    public IReadOnlyList<OpTimes> Ops => [.. _ops.Values.Where(o => o.Calls > 0).OrderByDescending(o => o.Ticks)];
+
+    /// <summary>Starts anew.</summary>
+    public void Reset()
+    {
+        foreach (OpTimes op in _ops.Values)
+            (op.Calls, op.Ticks, op.Bytes) = (0, 0, 0);
+    }
+
+    internal void Add(string op, long ticks, LinearWeights? weights)
+    {
         var key = (op, weights?.Outputs ?? 0, weights?.Inputs ?? 0);
         if (!_ops.TryGetValue(key, out OpTimes? times))
             _ops[key] = times = new OpTimes(weights is null ? op : $"{op} [{weights.Outputs}, {weights.Inputs}]");

@@ -1,3 +1,4 @@
+using Qwen.Native.Device;
 using Qwen.Runtime.Backends;
 using Qwen.Runtime.Models;
 using Qwen.Runtime.Speculation;
@@ -40,11 +41,29 @@ public sealed record EngineOptions
     /// <summary>How keys and values are stored.</summary>
     public KvCacheType KvCacheType { get; init; } = KvCacheType.F16;
 
-    /// <summary>Bytes for keys and values; null for a quarter of the free memory, at most what the sequences can use, at most 4 GiB.</summary>
+    /// <summary>Bytes for keys and values; null for at most what the sequences can use: of what weights leave of a GPU's part, and of a quarter of the CPU's free memory, at most 4 GiB.</summary>
     public long? KvCacheBytes { get; init; }
 
     /// <summary>Tokens per block of the KV cache.</summary>
     public int BlockSize { get; init; } = 16;
+
+    /// <summary>Where to compute.</summary>
+    public ComputeDevice Device { get; init; }
+
+    /// <summary>
+    /// How many of the last layers, with the output projection, a GPU computes; all from the number of layers on. Null for as many as fit
+    /// within <see cref="GpuMemoryUtilization"/> beside the keys and values of a sequence.
+    /// </summary>
+    public int? GpuLayers { get; init; }
+
+    /// <summary>The part of the GPU's memory that may be in use, other programs' use included.</summary>
+    public double GpuMemoryUtilization { get; init; } = 0.9;
+
+    /// <summary>The type of activations, and of dense weights, on a GPU.</summary>
+    public GpuPrecision GpuPrecision { get; init; }
+
+    /// <summary>Opens the GPU of a number; null for CUDA's. A test gives an emulated one.</summary>
+    public Func<int, IDevice>? OpenDevice { get; init; }
 
     /// <summary>CPU threads; 0 for as many as the process may use.</summary>
     public int Threads { get; init; }
@@ -78,6 +97,9 @@ public sealed record EngineOptions
         InRange((long)StuckAfter.TotalMilliseconds, 1, int.MaxValue, nameof(StuckAfter));
         InRange(BlockSize, 1, 1024, nameof(BlockSize));
         InRange(Threads, 0, 1024, nameof(Threads));
+        InRange(GpuLayers ?? 0, 0, int.MaxValue, nameof(GpuLayers));
+        if (!(GpuMemoryUtilization > 0 && GpuMemoryUtilization <= 1))
+            throw new ArgumentOutOfRangeException(nameof(GpuMemoryUtilization), GpuMemoryUtilization, "must be above 0, and at most 1.");
         if (MaxBatchedTokens < MaxSequences)
             throw new ArgumentOutOfRangeException(nameof(MaxBatchedTokens), MaxBatchedTokens, $"must be at least {nameof(MaxSequences)} ({MaxSequences}): each running sequence decodes one token a step.");
         return this;

@@ -10,10 +10,7 @@ namespace Qwen.Runtime.Engine;
 /// <summary>A model ready to compute: its files, its network on a backend, and its KV cache. Disposing it unmaps the files.</summary>
 public sealed class LoadedModel : IDisposable
 {
-    private const long MostDefaultCache = 4L << 30;
-
-    private readonly CpuBackend _backend;
-    private readonly IBackend _ops; // the backend, or what profiles it
+    private readonly ModelDevices _devices;
 
     private LoadedModel(Checkpoint checkpoint, EngineOptions options, IProgress<LoadProgress>? progress, CancellationToken cancellation)
     {
@@ -32,20 +29,17 @@ public sealed class LoadedModel : IDisposable
         EosTokenIds = EndOfSequence(Config, Defaults, Tokenizer);
         cancellation.ThrowIfCancellationRequested();
 
-        KvBytesPerToken = CpuBackend.KvBytesPerToken(Config, options.KvCacheType);
-        (KvBlocks, MaxModelLength) = SizeCache(Config, options, KvBytesPerToken);
-        _backend = new CpuBackend(options.Threads);
-        _ops = options.Profile ? Profile = new ProfiledBackend(_backend) : _backend;
+        _devices = new ModelDevices(checkpoint, Config, options);
         try
         {
             IProgress<double>? layers = progress is null ? null : new Stage(progress, "loading weights", cancellation);
-            Network = new QwenModel(checkpoint, Config, LayerPlacement.Whole(_ops, Config.Layers), options.MaxBatchedTokens, options.MaxLogitRows, MaxModelLength, layers);
+            Network = new QwenModel(checkpoint, Config, _devices.Placement, options.MaxBatchedTokens, options.MaxLogitRows, MaxModelLength, layers);
             Cache = Network.AllocateCache(options.KvCacheType, KvBlocks, options.BlockSize);
         }
         catch
         {
             Network?.Dispose();
-            _backend.Dispose();
+            _devices.Dispose();
             throw;
         }
     }
@@ -78,28 +72,34 @@ public sealed class LoadedModel : IDisposable
     public IReadOnlySet<int> EosTokenIds { get; }
 
     /// <summary>Longest sequence, prompt and answer together.</summary>
-    public int MaxModelLength { get; }
+    public int MaxModelLength => _devices.Plan.MaxModelLength;
 
     /// <summary>Blocks of the KV cache.</summary>
-    public int KvBlocks { get; }
+    public int KvBlocks => _devices.Plan.KvBlocks;
 
     /// <summary>Tokens per block.</summary>
     public int BlockSize => Options.BlockSize;
 
     /// <summary>Bytes of keys and values of one token, over all layers.</summary>
-    public long KvBytesPerToken { get; }
+    public long KvBytesPerToken => _devices.Plan.KvBytesPerToken;
 
     /// <summary>Bytes of weights that one decoded token reads.</summary>
     public long WeightBytesPerToken => Network.WeightBytesPerToken;
 
     /// <summary>What computes, for people.</summary>
-    public string BackendName => _backend.Name;
+    public string BackendName => _devices.Name;
 
-    /// <summary>Threads that compute.</summary>
-    public int Threads => _backend.Threads;
+    /// <summary>What was placed where, with the GPU's sums: a line for people.</summary>
+    public string Placement => _devices.Description;
+
+    /// <summary>Bytes taken on a GPU; null where there is none.</summary>
+    public GpuSums? GpuMemory => _devices.Plan.Gpu;
+
+    /// <summary>CPU threads that compute.</summary>
+    public int Threads => _devices.Threads;
 
     /// <summary>How long each op took, where <see cref="EngineOptions.Profile"/> asked for it; else null.</summary>
-    public ProfiledBackend? Profile { get; }
+    public OpProfile? Profile => _devices.Profile;
 
     internal QwenModel Network { get; }
 
@@ -112,6 +112,7 @@ public sealed class LoadedModel : IDisposable
     /// <param name="cancellation">Stops between layers.</param>
     /// <exception cref="ModelFormatException">The files are damaged or of a kind that is not supported.</exception>
     /// <exception cref="IOException">They can't be read.</exception>
+    /// <exception cref="Native.Device.DeviceException">A GPU was asked for and there is none, or what was asked for does not fit on it.</exception>
     /// <exception cref="InvalidRequestException">The KV cache is too small for the sequences asked for.</exception>
     public static LoadedModel Load(string? path = null, EngineOptions? options = null, IProgress<LoadProgress>? progress = null, CancellationToken cancellation = default)
     {
@@ -129,8 +130,8 @@ public sealed class LoadedModel : IDisposable
         }
     }
 
-    /// <summary>Reads a buffer larger than the caches on the model's own threads: what the memory gives, in bytes per second.</summary>
-    public double MeasureReadBandwidth() => _backend.MeasureReadBandwidth();
+    /// <summary>Reads a buffer larger than the caches: what the memory gives that the output projection lies in, in bytes per second.</summary>
+    public double MeasureReadBandwidth() => _devices.MeasureReadBandwidth();
 
     /// <summary>Checks that a prompt can be read.</summary>
     /// <exception cref="InvalidRequestException">It is empty, too long, or holds an id outside the vocabulary.</exception>
@@ -152,7 +153,7 @@ public sealed class LoadedModel : IDisposable
     {
         Cache.Dispose();
         Network.Dispose();
-        _backend.Dispose();
+        _devices.Dispose();
         Checkpoint.Dispose();
     }
 
@@ -166,22 +167,6 @@ public sealed class LoadedModel : IDisposable
         }
 
         return ids;
-    }
-
-    /// <summary>Blocks of the cache and the longest sequence: what was asked for, or what fits.</summary>
-    private static (int Blocks, int MaxModelLength) SizeCache(ModelConfig config, EngineOptions options, long bytesPerToken)
-    {
-        int length = options.MaxModelLength ?? config.ScaledContext;
-        long blockBytes = bytesPerToken * options.BlockSize;
-        long useful = (((long)length + options.BlockSize - 1) / options.BlockSize) * options.MaxSequences;
-        long bytes = options.KvCacheBytes ?? Math.Min(GC.GetGCMemoryInfo().TotalAvailableMemoryBytes / 4, MostDefaultCache);
-        long blocks = Math.Clamp(Math.Min(bytes / blockBytes, useful), 0, int.MaxValue / options.BlockSize);
-        long tokens = blocks * options.BlockSize;
-        if (tokens < length && options.MaxModelLength is not null)
-            throw new InvalidRequestException($"A sequence of {length:N0} tokens needs {length * bytesPerToken:N0} bytes of KV cache; there are {bytes:N0}. Lower the maximum model length or raise the cache's memory.");
-        if (blocks == 0)
-            throw new InvalidRequestException($"One block of the KV cache takes {blockBytes:N0} bytes; there are {bytes:N0}.");
-        return ((int)blocks, (int)Math.Min(length, tokens));
     }
 
     private sealed class Stage(IProgress<LoadProgress> progress, string name, CancellationToken cancellation) : IProgress<double>

@@ -93,7 +93,12 @@ internal sealed class NetworkStage : IDisposable
     }
 
     /// <summary>The logits of a row of the last step.</summary>
-    public Span<float> Logits(int row) => _ops.Read(_logits!, row, 1);
+    public Span<float> Logits(int row)
+    {
+        // All rows at once: a GPU brings them over by one copy, whichever is asked for first.
+        int vocabulary = _config.VocabularySize;
+        return _ops.Read(_logits!, 0, _batch.LogitRowCount).Slice(row * vocabulary, vocabulary);
+    }
 
     /// <inheritdoc/>
     public void Dispose()
@@ -122,7 +127,7 @@ internal sealed class NetworkStage : IDisposable
 
         if (_output is null || logitRows == 0)
             return;
-        _ops.SelectLogitRows(_hidden, _selected!);
+        _ops.SelectLogitRows(_hidden, _selected!, logitRows);
         _ops.RmsNorm(_selected!, _finalNorm!, epsilon, _normed, logitRows);
         _ops.Linear(_normed, _output, _logits!, logitRows);
     }

@@ -1,0 +1,251 @@
+using Qwen.Native.Device;
+using Qwen.Native.Kernels;
+using Qwen.Runtime.Formats;
+using Qwen.Runtime.Models;
+using Qwen.Runtime.Scheduling;
+
+namespace Qwen.Runtime.Backends.Cuda;
+
+/// <summary>
+/// The ops on a GPU. Activations within a layer are F16 or BF16, sums, the residual stream and logits F32. Calls only put work on a stream;
+/// <see cref="Read"/> waits. A token's results may depend on the size of its batch in their last bits, as the matrix library picks its
+/// algorithm by it.
+/// </summary>
+internal sealed unsafe class CudaBackend : IBackend
+{
+    private readonly IDevice _device;
+    private readonly CudaSettings _settings;
+    private readonly DeviceArena _weights, _workspace;
+    private readonly CudaOps? _ops; // null where a model is only measured, as are all that run
+    private readonly CudaLoader _loader;
+    private readonly CudaStep _step;
+    private readonly DecodeGraphs? _graphs;
+    private readonly IDeviceEvent? _written;
+    private readonly DevicePointer _gateUp, _attention;
+    private CudaKvCache _cache = null!; // the step's, from Begin on
+    private long _steps; // so far
+    private bool _isLoading = true;
+
+    /// <summary>A backend with room for what was measured.</summary>
+    /// <param name="device">The device; it outlives the backend.</param>
+    /// <param name="settings">What it's made for.</param>
+    /// <param name="sums">From <see cref="Sums"/> of a measure that loaded the same.</param>
+    /// <exception cref="DeviceOutOfMemoryException">There is not that much.</exception>
+    public CudaBackend(IDevice device, CudaSettings settings, CudaSums sums)
+        : this(device, settings, DeviceArena.Allocate(device, sums.Weights), DeviceArena.Allocate(device, sums.Workspace), new CudaOps(device, settings.Type, settings.Rows))
+    {
+    }
+
+    private CudaBackend(IDevice device, CudaSettings settings, DeviceArena weights, DeviceArena workspace, CudaOps? ops)
+    {
+        (_device, _settings, _weights, _workspace, _ops) = (device, settings, weights, workspace, ops);
+        _loader = new CudaLoader(device, settings.Type, settings.Rows, weights, ops is null ? null : new PinnedStaging(device, ops.Stream));
+        _step = new CudaStep(ops is null ? null : device, workspace, settings.Rows, settings.Sequences, settings.BlocksPerSequence);
+        _gateUp = Take((long)settings.Rows * 2 * settings.Config.IntermediateSize * sizeof(ushort));
+        _attention = Take(AttentionBytes);
+        if (ops is null)
+            return;
+        _graphs = new DecodeGraphs(ops.Stream);
+        _written = device.CreateEvent();
+    }
+
+    /// <inheritdoc/>
+    public string Name => $"cuda ({_device.Info.Name}, {(_settings.Type == ElementType.F16 ? "float16" : "bfloat16")})";
+
+    /// <summary>Graphs of decoding steps that were captured.</summary>
+    public int Graphs => _graphs?.Count ?? 0;
+
+    /// <summary>What was taken so far, with what the first step takes.</summary>
+    public CudaSums Sums => new(_weights.Used, _workspace.Used + (_isLoading && _loader.InputBytes > 0 ? DeviceArena.Round(_loader.InputBytes) : 0));
+
+    /// <summary>A backend that loads nothing and computes nothing, but counts what that takes.</summary>
+    public static CudaBackend Measure(IDevice device, CudaSettings settings) => new(device, settings, DeviceArena.Measure(), DeviceArena.Measure(), null);
+
+    /// <inheritdoc/>
+    public Activations Allocate(int rows, int columns, ActivationPrecision precision)
+    {
+        ElementType type = precision == ActivationPrecision.Full ? ElementType.F32 : _settings.Type;
+        int most = (rows + 7) / 8 * 8; // padding
+        return new CudaActivations(most, columns, type, Take((long)most * columns * type.Bytes()));
+    }
+
+    /// <inheritdoc/>
+    public LinearWeights LoadLinear(IReadOnlyList<StoredMatrix> matrices, IReadOnlyList<Tensor?> biases) => CudaLinear.Load(_loader, matrices, biases);
+
+    /// <inheritdoc/>
+    public VectorWeights LoadVector(Tensor vector)
+    {
+        var values = new float[checked((int)vector.ElementCount)];
+        Dequantizer.Dequantize(vector.Type, vector.Bytes, values);
+        return new CudaVector(values.Length, _loader.Upload<float>(values));
+    }
+
+    /// <inheritdoc/>
+    public KvCache AllocateCache(KvCacheShape shape)
+    {
+        FinishLoading();
+        return new CudaKvCache(_device, _ops!.Stream, shape);
+    }
+
+    /// <inheritdoc/>
+    public void Begin(Batch batch, KvCache cache)
+    {
+        _steps++;
+        _cache = (CudaKvCache)cache;
+        _step.Upload(_ops!.Stream, batch, _settings.BlockSize);
+    }
+
+    /// <inheritdoc/>
+    public void Run(Action ops)
+    {
+        if (_step.PaddedRows > 0)
+            _graphs!.Run(ops, _step.PaddedRows);
+        else
+            ops();
+    }
+
+    /// <inheritdoc/>
+    public void Embed(LinearWeights table, Activations hidden)
+    {
+        var dense = (DenseLinear)table;
+        _ops!.Embedding(_settings.Type, dense.Inputs).Launch(_ops.Stream, _step.Tokens, dense.Weights, Pointer(hidden), _step.TokenRows);
+    }
+
+    /// <inheritdoc/>
+    public void RmsNorm(Activations x, VectorWeights weight, float epsilon, Activations y, int rows)
+    {
+        var normed = (CudaActivations)y;
+        _ops!.RmsNorm(normed.Type, weight.Length).Launch(_ops.Stream, Pointer(x), ((CudaVector)weight).Pointer, epsilon, normed.Pointer, _step.Rows(rows));
+    }
+
+    /// <inheritdoc/>
+    public void Linear(Activations x, LinearWeights weights, Activations y, int rows, bool accumulate = false)
+    {
+        var result = (CudaActivations)y;
+        ((CudaLinear)weights).Multiply(_ops!, Pointer(x), result.Pointer, result.Type, _step.Rows(rows), accumulate);
+    }
+
+    /// <inheritdoc/>
+    public void GatedLinear(Activations x, LinearWeights gateUp, Activations y)
+    {
+        ((CudaLinear)gateUp).Multiply(_ops!, Pointer(x), _gateUp, _settings.Type, _step.TokenRows, accumulate: false);
+        _ops!.SwiGlu.Launch(_ops.Stream, _gateUp, Pointer(y), _step.TokenRows, gateUp.Outputs / 2);
+    }
+
+    /// <inheritdoc/>
+    public void RopeAndStore(Activations qkv, AttentionLayer layer)
+    {
+        AttentionShape shape = ShapeOf(layer);
+        _ops!.RopeAndStore(shape with { SlidingWindow = 0 }, layer.QueryNorm is not null).Launch(
+            _ops.Stream, Pointer(qkv), _step.Positions, _step.Slots, _cache.RopeTable, _cache.Layer(layer.Layer), _step.TokenRows,
+            Pointer(layer.QueryNorm), Pointer(layer.KeyNorm), layer.NormEpsilon, shape.HasKeyBias ? Pointer(layer.KeyBias) : default);
+    }
+
+    /// <inheritdoc/>
+    public void Attention(Activations qkv, AttentionLayer layer, Activations attended)
+    {
+        AttentionShape shape = ShapeOf(layer);
+        KvLayerPointers cache = _cache.Layer(layer.Layer);
+        KeyBiasPointers bias = shape.HasKeyBias ? new KeyBiasPointers(Pointer(layer.KeyBias), _cache.RopeTable) : default;
+        _ops!.Decode(shape).Launch(_ops.Stream, Pointer(qkv), Pointer(attended), cache, _step.Sequences, _step.SequenceRows, _step.TokenRows, _attention, bias);
+    }
+
+    /// <inheritdoc/>
+    public void SelectLogitRows(Activations hidden, Activations selected, int rows) =>
+        _ops!.GatherRows(hidden.Columns * sizeof(float)).Launch(_ops.Stream, Pointer(hidden), _step.LogitRows, Pointer(selected), _step.Rows(rows));
+
+    /// <inheritdoc/>
+    public Span<float> Read(Activations activations, int firstRow, int rows)
+    {
+        ArgumentOutOfRangeException.ThrowIfNegative(firstRow);
+        ArgumentOutOfRangeException.ThrowIfNegative(rows);
+        ArgumentOutOfRangeException.ThrowIfGreaterThan(rows, activations.Rows - firstRow);
+        var from = (CudaActivations)activations;
+        float* host = Host(from);
+        if (from.Read.Step != _steps || from.Read.Rows < firstRow + rows)
+        {
+            _ops!.Stream.CopyToHost(host, from.Pointer, (long)(firstRow + rows) * from.Columns * sizeof(float));
+            _ops.Stream.Synchronize();
+            from.Read = (firstRow + rows, _steps);
+        }
+
+        return new Span<float>(host + ((long)firstRow * from.Columns), checked(rows * from.Columns));
+    }
+
+    /// <inheritdoc/>
+    public void Write(ReadOnlySpan<float> values, Activations activations)
+    {
+        var to = (CudaActivations)activations;
+        _written!.Synchronize(); // the copy of the write before has read the host's buffer
+        values.CopyTo(new Span<float>(Host(to), checked(to.Rows * to.Columns)));
+        _ops!.Stream.CopyToDevice(to.Pointer, Host(to), (long)values.Length * sizeof(float));
+        _ops.Stream.Record(_written);
+    }
+
+    /// <inheritdoc/>
+    public void Synchronize() => _ops!.Stream.Synchronize();
+
+    /// <inheritdoc/>
+    public double MeasureReadBandwidth() => CopyBandwidth.Measure(_device);
+
+    /// <inheritdoc/>
+    public void Dispose()
+    {
+        _loader.Staging?.Dispose();
+        _graphs?.Dispose();
+        _written?.Dispose();
+        _step.Dispose();
+        _ops?.Dispose();
+        _weights.Dispose();
+        _workspace.Dispose();
+    }
+
+    private static DevicePointer Pointer(Activations activations) => ((CudaActivations)activations).Pointer;
+
+    private static DevicePointer Pointer(VectorWeights? vector) => vector is null ? default : ((CudaVector)vector).Pointer;
+
+    /// <summary>What attention of decoding sequences leaves between its two kernels: two partial results of a head's group of queries for each block that the device can hold.</summary>
+    private long AttentionBytes
+    {
+        get
+        {
+            const int LeastThreads = 128;
+            long blocks = (long)_device.Info.Multiprocessors * _device.Info.ThreadsPerMultiprocessor / LeastThreads;
+            ModelConfig config = _settings.Config;
+            return 2 * blocks * (config.Heads / config.KvHeads) * (config.HeadDim + 2) * sizeof(float);
+        }
+    }
+
+    private AttentionShape ShapeOf(AttentionLayer layer)
+    {
+        ElementType stored = CudaKvCache.Element(_cache.Shape.Type);
+        return new AttentionShape(
+            _settings.Type, stored, layer.Heads, layer.KvHeads, layer.HeadDim, _settings.BlockSize, layer.SlidingWindow, HasKeyBias: layer.KeyBias is not null && stored.Bytes() == 1);
+    }
+
+    private float* Host(CudaActivations activations)
+    {
+        if (activations.Type != ElementType.F32)
+            throw new ArgumentException("Only full activations cross to the host.", nameof(activations));
+        return (float*)(activations.Host ??= _device.AllocatePinned((long)activations.Rows * activations.Columns * sizeof(float))).Pointer;
+    }
+
+    /// <summary>Workspace, all zeros: padding rows are read before anything is written to them.</summary>
+    private DevicePointer Take(long bytes)
+    {
+        DevicePointer piece = _workspace.Take(bytes);
+        _ops?.Stream.Fill(piece, 0, bytes);
+        return piece;
+    }
+
+    /// <summary>Frees what only loading needs, and takes what only now is known.</summary>
+    private void FinishLoading()
+    {
+        if (!_isLoading)
+            return;
+        _isLoading = false;
+        _loader.Staging!.Dispose();
+        if (_loader.InputBytes > 0)
+            _ops!.Inputs = Take(_loader.InputBytes);
+    }
+}

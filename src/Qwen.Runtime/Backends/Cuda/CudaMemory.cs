@@ -1,0 +1,31 @@
+using Qwen.Native.Device;
+
+namespace Qwen.Runtime.Backends.Cuda;
+
+/// <summary>Activations in device memory.</summary>
+internal sealed class CudaActivations(int rows, int columns, ElementType type, DevicePointer pointer) : Activations(rows, columns)
+{
+    /// <summary>Type of a value.</summary>
+    public ElementType Type { get; } = type;
+
+    /// <summary>[Rows, Columns].</summary>
+    public DevicePointer Pointer { get; } = pointer;
+
+    /// <summary>Their copy on the host, once they were read or written there.</summary>
+    public PinnedBuffer? Host { get; set; }
+
+    /// <summary>How many of its first rows were read, and in which step: see <see cref="CudaBackend.Read"/>.</summary>
+    public (int Rows, long Step) Read { get; set; }
+
+    public override void Dispose() => Host?.Dispose();
+}
+
+/// <summary>A vector of F32 in device memory.</summary>
+internal sealed class CudaVector(int length, DevicePointer pointer) : VectorWeights(length)
+{
+    public DevicePointer Pointer { get; } = pointer;
+
+    public override void Dispose()
+    {
+    }
+}

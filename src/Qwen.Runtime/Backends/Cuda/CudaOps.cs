@@ -1,0 +1,76 @@
+using Qwen.Native.Device;
+using Qwen.Native.Kernels;
+
+namespace Qwen.Runtime.Backends.Cuda;
+
+/// <summary>What ops compute with: the stream, the products, and each kernel, compiled when it's first asked for.</summary>
+/// <param name="device">The device.</param>
+/// <param name="type">Activations: F16 or BF16.</param>
+/// <param name="rows">Most rows of activations.</param>
+internal sealed class CudaOps(IDevice device, ElementType type, int rows) : IDisposable
+{
+    private readonly KernelCache _cache = new(device);
+    private readonly Dictionary<(ElementType, int), EmbeddingKernel> _embedding = [];
+    private readonly Dictionary<(ElementType, int), RmsNormKernel> _norm = [];
+    private readonly Dictionary<int, GatherRowsKernel> _gather = [];
+    private readonly Dictionary<int, PermuteColumnsKernel> _permute = [];
+    private readonly Dictionary<(ElementType, int), TensorScaleKernel> _tensorScale = [];
+    private readonly Dictionary<(ElementType, int, MatmulScale), QuantizeKernel> _quantize = [];
+    private readonly Dictionary<(AttentionShape, bool), RopeAndStoreKernel> _rope = [];
+    private readonly Dictionary<AttentionShape, DecodeAttentionKernel> _decode = [];
+    private SwiGluKernel? _swiGlu;
+
+    /// <summary>Where all runs, in order.</summary>
+    public IDeviceStream Stream { get; } = device.CreateStream();
+
+    /// <summary>Products of the matrix library.</summary>
+    public MatmulCache Matmuls { get; } = new(device);
+
+    /// <summary>Type of activations.</summary>
+    public ElementType Type { get; } = type;
+
+    /// <summary>Most rows of activations.</summary>
+    public int Rows { get; } = rows;
+
+    /// <summary>Room for the inputs of a product in another form: quantized, or in another order.</summary>
+    public DevicePointer Inputs { get; set; }
+
+    public SwiGluKernel SwiGlu => _swiGlu ??= new SwiGluKernel(_cache, Type);
+
+    public EmbeddingKernel Embedding(ElementType table, int columns) => Get(_embedding, (table, columns), static (cache, key) => new EmbeddingKernel(cache, key.Item1, key.Item2));
+
+    public RmsNormKernel RmsNorm(ElementType output, int columns) => Get(_norm, (output, columns), static (cache, key) => new RmsNormKernel(cache, key.Item1, key.Item2));
+
+    public GatherRowsKernel GatherRows(int rowBytes) => Get(_gather, rowBytes, static (cache, bytes) => new GatherRowsKernel(cache, bytes));
+
+    public PermuteColumnsKernel PermuteColumns(int columns) => Get(_permute, columns, static (cache, width) => new PermuteColumnsKernel(cache, width));
+
+    public TensorScaleKernel TensorScale(int columns) => Get(_tensorScale, (Type, columns), static (cache, key) => new TensorScaleKernel(cache, key.Item1, key.Item2));
+
+    public QuantizeKernel Quantize(int columns, MatmulScale scale) => Get(_quantize, (Type, columns, scale), static (cache, key) => new QuantizeKernel(cache, key.Item1, key.Item2, key.Item3));
+
+    public RopeAndStoreKernel RopeAndStore(in AttentionShape shape, bool hasQkNorm) => Get(_rope, (shape, hasQkNorm), static (cache, key) =>
+    {
+        (AttentionShape a, bool norm) = key;
+        return new RopeAndStoreKernel(cache, new RopeAndStoreShape(a.Type, a.Cache, a.Heads, a.KvHeads, a.HeadDim, a.BlockSize, norm, a.HasKeyBias));
+    });
+
+    public DecodeAttentionKernel Decode(in AttentionShape shape) => Get(_decode, shape, static (cache, shape) => new DecodeAttentionKernel(cache, shape));
+
+    /// <inheritdoc/>
+    public void Dispose()
+    {
+        Matmuls.Dispose();
+        Stream.Dispose();
+        _cache.Dispose();
+    }
+
+    // With what is made from as arguments: asking for a kernel that is there allocates nothing.
+    private TKernel Get<TKey, TKernel>(Dictionary<TKey, TKernel> kernels, TKey key, Func<KernelCache, TKey, TKernel> make)
+        where TKey : notnull
+    {
+        if (!kernels.TryGetValue(key, out TKernel? kernel))
+            kernels[key] = kernel = make(_cache, key);
+        return kernel;
+    }
+}
