@@ -45,8 +45,8 @@ internal abstract class AnswerFormat(string idPrefix, string modelName, QwenToke
     /// <summary>Writes that piece.</summary>
     public void WriteOpening(Utf8JsonWriter json, int index) => WritePiece(json, index, null, () => WriteOpeningChoice(json, index));
 
-    /// <summary>A piece has something in it: its text may wait for the rest of a character or of a stop text.</summary>
-    public static bool IsWorthSending(GenerationChunk chunk) => chunk.Text.Length > 0 || chunk.FinishReason is not null || HasLogprobs(chunk.Tokens);
+    /// <summary>Takes the next piece of an answer; whether it has something in it: its text may wait for the rest of a character or of a stop text.</summary>
+    public virtual bool Take(int index, GenerationChunk chunk) => chunk.Text.Length > 0 || chunk.FinishReason is not null || HasLogprobs(chunk.Tokens);
 
     /// <summary>Writes a piece.</summary>
     public void WritePiece(Utf8JsonWriter json, int index, GenerationChunk chunk) =>
@@ -89,18 +89,20 @@ internal abstract class AnswerFormat(string idPrefix, string modelName, QwenToke
             json.WriteNull("usage");
     }
 
-    private static void WriteChoice(Utf8JsonWriter json, int index, FinishReason? reason, Action members)
+    /// <summary>An answer's end, in OpenAI's words.</summary>
+    protected virtual string Reason(int index, FinishReason reason) => reason switch
+    {
+        FinishReason.Stop => "stop",
+        FinishReason.Length => "length",
+        _ => throw new InvalidOperationException($"An answer that was read to its end can't have ended by {reason}."),
+    };
+
+    private void WriteChoice(Utf8JsonWriter json, int index, FinishReason? reason, Action members)
     {
         json.WriteStartObject();
         json.WriteNumber("index", index);
         members();
-        json.WriteString("finish_reason", reason switch
-        {
-            null => null,
-            FinishReason.Stop => "stop",
-            FinishReason.Length => "length",
-            _ => throw new InvalidOperationException($"An answer that was read to its end can't have ended by {reason}."),
-        });
+        json.WriteString("finish_reason", reason is { } end ? Reason(index, end) : null);
         json.WriteEndObject();
     }
 

@@ -28,6 +28,7 @@ public sealed class ApiException(int status, string message, string? param = nul
         json.WriteString("message", Message);
         json.WriteString("type", Status switch
         {
+            StatusCodes.Status401Unauthorized => "authentication_error",
             StatusCodes.Status429TooManyRequests => "rate_limit_error",
             >= 500 => "server_error",
             _ => "invalid_request_error",

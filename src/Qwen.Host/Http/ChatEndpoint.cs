@@ -18,8 +18,11 @@ internal static class ChatEndpoint
             format.Refuse("type", e => RequestFields.Is(e, "text"), "only \"text\" is supported yet.");
         SamplingOptions sampling = SamplingFields.Read(fields, fields.Int("max_completion_tokens") ?? fields.Int("max_tokens"), Logprobs(fields));
         (bool stream, bool includeUsage) = SamplingFields.ReadStream(fields);
-        IReadOnlyList<int> prompt = responder.Engine.EncodeChat(ChatFields.Read(fields));
-        var answer = new ChatFormat(responder.ModelName, responder.Engine.Model.Tokenizer) { IncludeUsage = includeUsage };
+        ChatRequest chat = ChatFields.Read(fields);
+        QwenTokenizer tokenizer = responder.Engine.Model.Tokenizer;
+        IReadOnlyList<int> prompt = responder.Engine.EncodeChat(chat);
+        bool inReasoning = AssistantParser.EndsInReasoning(tokenizer.Decode(prompt.Skip(prompt.Count - 4)));
+        var answer = new ChatFormat(responder.ModelName, tokenizer, () => new AssistantParser(chat.Tools is not null, inReasoning)) { IncludeUsage = includeUsage };
         await responder.RespondAsync(context, [prompt], "messages", sampling, answer, stream).ConfigureAwait(false);
     }
 
@@ -33,19 +36,37 @@ internal static class ChatEndpoint
         return isOn ? top ?? 0 : null;
     }
 
-    private sealed class ChatFormat(string modelName, QwenTokenizer tokenizer) : AnswerFormat("chatcmpl", modelName, tokenizer)
+    /// <summary>Messages with their reasoning and tool calls. A call is streamed in one piece, when it is complete.</summary>
+    private sealed class ChatFormat(string modelName, QwenTokenizer tokenizer, Func<AssistantParser> newParser) : AnswerFormat("chatcmpl", modelName, tokenizer)
     {
+        private readonly Dictionary<int, Message> _messages = [];
+
         protected override string Kind => "chat.completion";
 
         protected override string PieceKind => "chat.completion.chunk";
 
         public override bool HasOpening(int index) => true;
 
+        public override bool Take(int index, GenerationChunk chunk)
+        {
+            Message message = Of(index);
+            message.FirstCall = message.Parser.ToolCallCount;
+            message.Piece = message.Parser.Append(chunk.Text, chunk.FinishReason is not null);
+            return !message.Piece.IsEmpty || chunk.FinishReason is not null || HasLogprobs(chunk.Tokens);
+        }
+
+        protected override string Reason(int index, FinishReason reason) =>
+            reason == FinishReason.Stop && Of(index).Parser.ToolCallCount > 0 ? "tool_calls" : base.Reason(index, reason);
+
         protected override void WriteWholeChoice(Utf8JsonWriter json, int index, WholeAnswer answer)
         {
+            AssistantPiece whole = Of(index).Parser.Append(answer.Text, isLast: true);
             json.WriteStartObject("message");
             json.WriteString("role", "assistant");
-            json.WriteString("content", answer.Text);
+            json.WriteString("content", whole.Content.Length == 0 && whole.ToolCalls.Count > 0 ? null : whole.Content);
+            if (whole.Reasoning.Length > 0)
+                json.WriteString("reasoning_content", whole.Reasoning);
+            WriteCalls(json, whole.ToolCalls, null);
             json.WriteEndObject();
             WriteLogprobs(json, answer.Tokens);
         }
@@ -61,11 +82,40 @@ internal static class ChatEndpoint
 
         protected override void WritePieceChoice(Utf8JsonWriter json, int index, GenerationChunk chunk)
         {
+            Message message = Of(index);
             json.WriteStartObject("delta");
-            if (chunk.Text.Length > 0)
-                json.WriteString("content", chunk.Text);
+            if (message.Piece.Reasoning.Length > 0)
+                json.WriteString("reasoning_content", message.Piece.Reasoning);
+            if (message.Piece.Content.Length > 0)
+                json.WriteString("content", message.Piece.Content);
+            WriteCalls(json, message.Piece.ToolCalls, message.FirstCall);
             json.WriteEndObject();
             WriteLogprobs(json, chunk.Tokens);
+        }
+
+        private Message Of(int index) => _messages.TryGetValue(index, out Message? message) ? message : _messages[index] = new Message(newParser());
+
+        /// <summary>Writes calls; with their numbers in a stream.</summary>
+        private static void WriteCalls(Utf8JsonWriter json, IReadOnlyList<ToolCall> calls, int? first)
+        {
+            if (calls.Count == 0)
+                return;
+            json.WriteStartArray("tool_calls");
+            for (int i = 0; i < calls.Count; i++)
+            {
+                json.WriteStartObject();
+                if (first is { } number)
+                    json.WriteNumber("index", number + i);
+                json.WriteString("id", $"call_{Guid.NewGuid():N}");
+                json.WriteString("type", "function");
+                json.WriteStartObject("function");
+                json.WriteString("name", calls[i].Name);
+                json.WriteString("arguments", calls[i].Arguments);
+                json.WriteEndObject();
+                json.WriteEndObject();
+            }
+
+            json.WriteEndArray();
         }
 
         private void WriteLogprobs(Utf8JsonWriter json, IReadOnlyList<GeneratedToken> tokens)
@@ -107,6 +157,18 @@ internal static class ChatEndpoint
             foreach (byte b in bytes)
                 json.WriteNumberValue(b);
             json.WriteEndArray();
+        }
+
+        /// <summary>An answer that is being taken apart.</summary>
+        private sealed class Message(AssistantParser parser)
+        {
+            public AssistantParser Parser => parser;
+
+            /// <summary>What the last chunk added.</summary>
+            public AssistantPiece Piece { get; set; }
+
+            /// <summary>The number of the first call in it.</summary>
+            public int FirstCall { get; set; }
         }
     }
 }

@@ -1,3 +1,5 @@
+using System.Reflection;
+using Microsoft.AspNetCore.Server.Kestrel.Core;
 using Qwen.Host.Rpc;
 using Qwen.Runtime.Engine;
 
@@ -6,6 +8,8 @@ namespace Qwen.Host.Http;
 /// <summary>The web server: OpenAI's routes over one engine.</summary>
 public static class QwenServer
 {
+    private static string Version => typeof(QwenServer).Assembly.GetCustomAttribute<AssemblyInformationalVersionAttribute>()!.InformationalVersion;
+
     /// <summary>Builds a server that is yet to be started; the engine stays its owner's.</summary>
     /// <param name="engine">What answers.</param>
     /// <param name="options">Name, address and bounds.</param>
@@ -16,7 +20,7 @@ public static class QwenServer
         builder.WebHost.ConfigureKestrel(kestrel =>
         {
             kestrel.Limits.MaxRequestBodySize = options.MaxRequestBytes;
-            kestrel.Listen(options.Endpoint);
+            kestrel.Listen(options.Endpoint, listen => UseTls(listen, options));
             kestrel.AddServerHeader = false;
         });
         builder.Logging.ClearProviders();
@@ -29,20 +33,41 @@ public static class QwenServer
         builder.Logging.Services.Configure<Microsoft.Extensions.Logging.Console.ConsoleLoggerOptions>(console => console.LogToStandardErrorThreshold = LogLevel.Trace);
         builder.Logging.AddFilter("Microsoft", LogLevel.Warning);
         RpcServices.Add(builder, engine, options);
+        if (options.AllowedOrigins.Count > 0)
+            builder.Services.AddCors(cors => cors.AddDefaultPolicy(policy => policy.WithOrigins([.. options.AllowedOrigins]).AllowAnyHeader().AllowAnyMethod().WithExposedHeaders(RequestId.Header)));
         configure?.Invoke(builder);
 
         WebApplication app = builder.Build();
         ILogger logger = app.Services.GetRequiredService<ILoggerFactory>().CreateLogger("Qwen.Host");
+        app.Use((context, next) => RequestId.InvokeAsync(context, next));
         app.Use((context, next) => RequestLog.InvokeAsync(context, next, logger));
         app.Use((context, next) => ErrorHandling.InvokeAsync(context, next, logger));
         app.UseRouting(); // here, so that the two steps above see its 404 and 405
+        if (options.AllowedOrigins.Count > 0)
+            app.UseCors();
+        if (options.ApiKeys.Count > 0)
+        {
+            var keys = new ApiKeys(options.ApiKeys);
+            app.Use((context, next) => keys.InvokeAsync(context, next));
+        }
+
         var responder = new Responder(engine, options.ModelName, logger);
         app.MapPost("/v1/chat/completions", context => ChatEndpoint.HandleAsync(context, responder));
         app.MapPost("/v1/completions", context => CompletionsEndpoint.HandleAsync(context, responder));
+        TokenizeEndpoints.Map(app, responder);
         ModelsEndpoint.Map(app, engine, options.ModelName);
         app.MapGet("/health", context => JsonResponse.WriteAsync(context, StatusCodes.Status200OK, json => json.WriteString("status", "ok")));
+        app.MapGet("/version", context => JsonResponse.WriteAsync(context, StatusCodes.Status200OK, json => json.WriteString("version", Version)));
+        OpenApiDocument.Map(app);
         WebPage.Map(app);
         RpcServices.Map(app);
         return app;
+    }
+
+    /// <summary>TLS on a port, where there is a certificate.</summary>
+    internal static void UseTls(ListenOptions listen, ServerOptions options)
+    {
+        if (options.Certificate is { } certificate)
+            listen.UseHttps(certificate);
     }
 }

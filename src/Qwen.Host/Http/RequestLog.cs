@@ -25,11 +25,11 @@ internal static partial class RequestLog
         Usage usage = context.Features.Get<RequestUsage>()?.Usage ?? default;
         string status = context.RequestAborted.IsCancellationRequested ? "disconnected" : $"{context.Response.StatusCode}";
         string path = context.Request.Path.ToUriComponent(); // escaped: a client must not be able to write lines of its own
-        Served(logger, context.Request.Method, path, status, usage.PromptTokens, usage.CompletionTokens, elapsed.TotalSeconds);
+        Served(logger, context.TraceIdentifier, context.Request.Method, path, status, usage.PromptTokens, usage.CompletionTokens, elapsed.TotalSeconds);
     }
 
-    [LoggerMessage(EventId = 1, Level = LogLevel.Information, Message = "{Method} {Path} {Status}, {PromptTokens} + {CompletionTokens} tokens, {Seconds:F3} s")]
-    private static partial void Served(ILogger logger, string method, string path, string status, int promptTokens, int completionTokens, double seconds);
+    [LoggerMessage(EventId = 1, Level = LogLevel.Information, Message = "{RequestId} {Method} {Path} {Status}, {PromptTokens} + {CompletionTokens} tokens, {Seconds:F3} s")]
+    private static partial void Served(ILogger logger, string requestId, string method, string path, string status, int promptTokens, int completionTokens, double seconds);
 }
 
 /// <summary>What a request has taken so far, for the log.</summary>

@@ -64,7 +64,7 @@ internal sealed class Responder(QwenEngine engine, string modelName, ILogger log
 
             while (await answers.NextAsync().ConfigureAwait(false) is var (index, chunk))
             {
-                if (AnswerFormat.IsWorthSending(chunk))
+                if (format.Take(index, chunk))
                     await events.SendAsync(json => format.WritePiece(json, index, chunk)).ConfigureAwait(false);
             }
 

@@ -1,4 +1,5 @@
 using System.Net;
+using System.Security.Cryptography.X509Certificates;
 
 namespace Qwen.Host.Http;
 
@@ -16,4 +17,13 @@ public sealed record ServerOptions
 
     /// <summary>Longest request body, in bytes.</summary>
     public long MaxRequestBytes { get; init; } = 32L << 20;
+
+    /// <summary>Keys, one of which a request must carry; none for no such check.</summary>
+    public IReadOnlyList<string> ApiKeys { get; init; } = [];
+
+    /// <summary>Web origins whose pages may use the server, such as <c>https://example.org</c>; <c>*</c> for all.</summary>
+    public IReadOnlyList<string> AllowedOrigins { get; init; } = [];
+
+    /// <summary>The certificate with its key, for TLS on both ports; null for none.</summary>
+    public X509Certificate2? Certificate { get; init; }
 }

@@ -13,11 +13,14 @@ internal static class WebPage
         ("/style.css", "style.css", "text/css; charset=utf-8"),
     ];
 
+    /// <summary>A path is one of the page's files.</summary>
+    public static bool IsPartOf(PathString path) => Array.Exists(Files, f => f.Path == path.Value);
+
     public static void Map(WebApplication app)
     {
         foreach ((string path, string file, string type) in Files)
         {
-            byte[] content = Read(file);
+            byte[] content = EmbeddedFile.Read($"Web/{file}");
             string tag = $"\"{Convert.ToHexStringLower(SHA256.HashData(content).AsSpan(0, 8))}\"";
             app.MapGet(path, context => SendAsync(context, content, type, tag));
         }
@@ -41,14 +44,5 @@ internal static class WebPage
         context.Response.ContentType = type;
         context.Response.ContentLength = content.Length;
         await context.Response.Body.WriteAsync(content, context.RequestAborted).ConfigureAwait(false);
-    }
-
-    private static byte[] Read(string file)
-    {
-        using Stream stream = typeof(WebPage).Assembly.GetManifestResourceStream($"Web/{file}")
-            ?? throw new InvalidOperationException($"The program lacks its file Web/{file}.");
-        var content = new byte[stream.Length];
-        stream.ReadExactly(content);
-        return content;
     }
 }

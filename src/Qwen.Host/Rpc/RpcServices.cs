@@ -7,7 +7,7 @@ using Qwen.Runtime.Engine;
 
 namespace Qwen.Host.Rpc;
 
-/// <summary>gRPC beside HTTP: <c>qwen.v1.Inference</c>, <c>grpc.health.v1.Health</c> and server reflection, on a port of its own that speaks HTTP/2 without TLS.</summary>
+/// <summary>gRPC beside HTTP: <c>qwen.v1.Inference</c>, <c>grpc.health.v1.Health</c> and server reflection, on a port of its own that speaks HTTP/2, by prior knowledge where there is no TLS.</summary>
 internal static class RpcServices
 {
     /// <summary>The services and their port.</summary>
@@ -17,11 +17,16 @@ internal static class RpcServices
         builder.Services.AddGrpc(grpc =>
         {
             grpc.MaxReceiveMessageSize = checked((int)Math.Min(options.MaxRequestBytes, int.MaxValue));
+            grpc.IgnoreUnknownServices = true; // their routes would match HTTP's paths too; a 404 means UNIMPLEMENTED to gRPC's clients
             grpc.Interceptors.Add<ErrorStatus>();
         });
         builder.Services.AddGrpcReflection();
         if (options.RpcEndpoint is { } endpoint)
-            builder.WebHost.ConfigureKestrel(kestrel => kestrel.Listen(endpoint, listen => listen.Protocols = HttpProtocols.Http2));
+            builder.WebHost.ConfigureKestrel(kestrel => kestrel.Listen(endpoint, listen =>
+            {
+                listen.Protocols = HttpProtocols.Http2;
+                QwenServer.UseTls(listen, options);
+            }));
     }
 
     /// <summary>The routes.</summary>

@@ -180,6 +180,37 @@ public sealed class ChatEndpointTests(DemoEngine demo) : IAsyncLifetime
 
     private static JsonObject Ask(params (string Name, JsonNode? Value)[] options) => Ask(DemoEngine.Question, options);
 
+    [Fact]
+    public async Task ToolCall_IsParsed_WholeAndStreamed()
+    {
+        JsonNode tools = JsonNode.Parse("""
+            [{"type": "function", "function": {"name": "send_mail", "description": "Send a mail", "parameters": {"type": "object", "properties": {"to": {"type": "string"}, "text": {"type": "string"}}, "required": ["to", "text"]}}},
+             {"type": "function", "function": {"name": "calculate", "description": "Value of an expression", "parameters": {"type": "object", "properties": {"expression": {"type": "string"}}, "required": ["expression"]}}}]
+            """)!;
+        JsonObject body = Ask("Send a mail to Max that says hello.", ("tools", tools), ("temperature", 0));
+
+        JsonElement choice = (await _host.AskAsync(Path, body)).GetProperty("choices")[0];
+        Assert.Equal("tool_calls", choice.GetProperty("finish_reason").GetString());
+        JsonElement message = choice.GetProperty("message");
+        Assert.Equal(JsonValueKind.Null, message.GetProperty("content").ValueKind);
+        JsonElement call = message.GetProperty("tool_calls").EnumerateArray().Single();
+        Assert.StartsWith("call_", call.GetProperty("id").GetString(), StringComparison.Ordinal);
+        Assert.Equal("send_mail", call.GetProperty("function").GetProperty("name").GetString());
+        Assert.Equal("""{"to": "Max", "text": "hello"}""", call.GetProperty("function").GetProperty("arguments").GetString());
+
+        JsonElement[] events = await _host.StreamAsync(Path, body);
+        JsonElement[] deltas = [.. events.Select(e => e.GetProperty("choices")[0].GetProperty("delta"))];
+        JsonElement streamed = deltas.Where(d => d.TryGetProperty("tool_calls", out _)).Single().GetProperty("tool_calls")[0];
+        Assert.Equal(0, streamed.GetProperty("index").GetInt32());
+        Assert.Equal(call.GetProperty("function").GetRawText(), streamed.GetProperty("function").GetRawText());
+        Assert.All(deltas, d => Assert.True(!d.TryGetProperty("content", out JsonElement text) || text.GetString() is ""));
+        Assert.Equal("tool_calls", events[^1].GetProperty("choices")[0].GetProperty("finish_reason").GetString());
+
+        (body["tool_choice"], body["stream"]) = ("none", false);
+        JsonElement none = (await _host.AskAsync(Path, body)).GetProperty("choices")[0];
+        Assert.False(none.GetProperty("message").TryGetProperty("tool_calls", out _));
+    }
+
     private static JsonObject Ask(string message, params (string Name, JsonNode? Value)[] options)
     {
         var body = new JsonObject { ["messages"] = new JsonArray(new JsonObject { ["role"] = "user", ["content"] = message }) };

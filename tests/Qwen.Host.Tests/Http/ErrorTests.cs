@@ -103,7 +103,7 @@ public sealed class ErrorTests(DemoEngine demo) : IAsyncLifetime
     }
 
     [Theory]
-    [InlineData("GET", "/", HttpStatusCode.NotFound, "unknown_url")]
+    [InlineData("GET", "/nothing", HttpStatusCode.NotFound, "unknown_url")]
     [InlineData("GET", "/v1/nothing%0Ahere", HttpStatusCode.NotFound, "unknown_url")]
     [InlineData("GET", Chat, HttpStatusCode.MethodNotAllowed, "method_not_allowed")]
     [InlineData("DELETE", "/v1/models", HttpStatusCode.MethodNotAllowed, "method_not_allowed")]

@@ -3,6 +3,7 @@ using System.Text;
 using System.Text.Json;
 using System.Text.Json.Nodes;
 using Microsoft.AspNetCore.Builder;
+using Microsoft.AspNetCore.Routing;
 using Microsoft.AspNetCore.TestHost;
 using Microsoft.Extensions.Logging;
 using Qwen.Host.Http;
@@ -25,9 +26,15 @@ internal sealed class TestHost : IAsyncDisposable
 
     public Uri Address => Client.BaseAddress!;
 
-    public static async Task<TestHost> StartAsync(QwenEngine engine)
+    /// <summary>The addresses it listens on: HTTP's, then gRPC's.</summary>
+    public ICollection<string> Urls => _app.Urls;
+
+    /// <summary>Its routes.</summary>
+    public IEnumerable<RouteEndpoint> Routes => ((IEndpointRouteBuilder)_app).DataSources.SelectMany(s => s.Endpoints).OfType<RouteEndpoint>();
+
+    public static async Task<TestHost> StartAsync(QwenEngine engine, ServerOptions? options = null)
     {
-        WebApplication app = QwenServer.Create(engine, new ServerOptions { ModelName = "demo" }, builder =>
+        WebApplication app = QwenServer.Create(engine, options ?? new ServerOptions { ModelName = "demo" }, builder =>
         {
             builder.WebHost.UseTestServer();
             builder.Logging.ClearProviders();
@@ -36,12 +43,14 @@ internal sealed class TestHost : IAsyncDisposable
         return new TestHost(app, app.GetTestClient());
     }
 
-    public static async Task<TestHost> ListenAsync(QwenEngine engine, long maxRequestBytes = 1 << 20)
+    public static Task<TestHost> ListenAsync(QwenEngine engine, long maxRequestBytes = 1 << 20) =>
+        ListenAsync(engine, new ServerOptions { ModelName = "demo", Endpoint = new IPEndPoint(IPAddress.Loopback, 0), MaxRequestBytes = maxRequestBytes });
+
+    public static async Task<TestHost> ListenAsync(QwenEngine engine, ServerOptions options)
     {
-        var options = new ServerOptions { ModelName = "demo", Endpoint = new IPEndPoint(IPAddress.Loopback, 0), MaxRequestBytes = maxRequestBytes };
         WebApplication app = QwenServer.Create(engine, options, builder => builder.Logging.ClearProviders());
         await app.StartAsync();
-        return new TestHost(app, new HttpClient { BaseAddress = new Uri(app.Urls.Single()) });
+        return new TestHost(app, new HttpClient { BaseAddress = new Uri(app.Urls.First()) });
     }
 
     public Task<HttpResponseMessage> PostAsync(string path, string body) => Client.PostAsync(path, new StringContent(body, Encoding.UTF8, "application/json"));

@@ -3,6 +3,8 @@ using Microsoft.AspNetCore.Builder;
 using Microsoft.Extensions.Logging;
 using Microsoft.Playwright;
 using Qwen.Host.Http;
+using Qwen.Host.Tests.Http;
+using Qwen.Runtime.Engine;
 
 namespace Qwen.Host.Tests.Web;
 
@@ -69,21 +71,20 @@ public sealed class WebPageTests(DemoEngine demo) : IAsyncLifetime
     [SkippableFact]
     public async Task Stop_EndsTheAnswer_AndFreesTheSequence()
     {
-        IPage page = await OpenAsync();
-        // An answer that never ends by itself: events come until the page goes away.
-        var sent = new TaskCompletionSource();
-        await page.RouteAsync("**/v1/chat/completions", async route =>
+        await using QwenEngine engine = await QwenEngine.LoadAsync(options: new EngineOptions { MaxModelLength = 60_000 });
+        await using TestHost host = await TestHost.ListenAsync(engine);
+        IPage page = await OpenAsync(host.Address.ToString());
+        await page.RouteAsync("**/v1/chat/completions", route => route.ContinueAsync(new RouteContinueOptions
         {
-            string body = route.Request.PostData!.Replace("\"stream\":true", "\"stream\":true,\"ignore_eos\":true,\"max_tokens\":900", StringComparison.Ordinal);
-            sent.TrySetResult();
-            await route.ContinueAsync(new RouteContinueOptions { PostData = System.Text.Encoding.UTF8.GetBytes(body) });
-        });
+            PostData = System.Text.Encoding.UTF8.GetBytes(route.Request.PostData!.Replace("\"stream\":true", "\"stream\":true,\"ignore_eos\":true,\"max_tokens\":50000", StringComparison.Ordinal)),
+        }));
         await page.GetByLabel("Message").FillAsync("Tell me a story.");
         await page.GetByRole(AriaRole.Button, new PageGetByRoleOptions { Name = "Send" }).ClickAsync();
-        await sent.Task;
+        await Assertions.Expect(page.Locator("article.assistant .speed")).ToContainTextAsync("tokens");
         await page.GetByRole(AriaRole.Button, new PageGetByRoleOptions { Name = "Stop" }).ClickAsync();
         await Assertions.Expect(page.GetByRole(AriaRole.Button, new PageGetByRoleOptions { Name = "Send" })).ToBeVisibleAsync();
-        await DemoEngine.WaitUntilIdleAsync(demo.Engine);
+        await Assertions.Expect(page.Locator("article.assistant .speed")).ToContainTextAsync("(stopped)");
+        await DemoEngine.WaitUntilIdleAsync(engine);
         Assert.Empty(_errors);
     }
 
@@ -135,12 +136,12 @@ public sealed class WebPageTests(DemoEngine demo) : IAsyncLifetime
         Assert.Equal(HttpStatusCode.NotModified, second.StatusCode);
     }
 
-    private async Task<IPage> OpenAsync()
+    private async Task<IPage> OpenAsync(string? address = null)
     {
         Skip.If(_browser is null, "There is no Chromium on this machine (Debian: apt-get install chromium).");
         IPage page = await _browser!.NewPageAsync();
         page.PageError += (_, error) => _errors.Add(error);
-        await page.GotoAsync(_app.Urls.Single());
+        await page.GotoAsync(address ?? _app.Urls.Single());
         return page;
     }
 
