@@ -30,6 +30,7 @@ internal sealed unsafe class Warp : IDisposable
     private readonly void* _memory;
     private Frame[] _stack = new Frame[16];
     private int _depth;
+    private Dim3 _blockSize;
 
     public Warp(Block block, int index, EntryProgram program)
     {
@@ -97,9 +98,15 @@ internal sealed unsafe class Warp : IDisposable
         foreach ((string name, Source row) in layout.Specials)
         {
             Written[row.Slot] = uint.MaxValue;
+            bool ofLane = SpecialRegisters.IsOfLane(name);
+            if (ofLane && _blockSize == Block.Launch.BlockSize)
+                continue;
+            ulong value = SpecialRegisters.Value(name, this, 0);
             for (int lane = 0; lane < 32; lane++)
-                SetLane(row, lane, SpecialRegisters.Value(name, this, lane));
+                SetLane(row, lane, ofLane ? SpecialRegisters.Value(name, this, lane) : value);
         }
+
+        _blockSize = Block.Launch.BlockSize;
 
         if (LocalBytes > 0)
             NativeMemory.Clear(Local + (LocalBytes * 32), (nuint)(LocalBytes * 32));

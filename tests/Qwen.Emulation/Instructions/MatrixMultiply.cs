@@ -68,20 +68,22 @@ internal sealed unsafe class MatrixMultiply(Target[] d, Source[] a, Source[] b, 
         for (int r = 0; r < a.Length; r++)
         {
             Unpack((uint*)warp.Row(a[r], mask), typeA, values);
-            for (int lane = 0; lane < 32; lane++)
+            float* corner = left + (8 * (r & 1) * depth) + (4 * each * (r >> 1));
+            for (int i = 0; i < each; i++)
             {
-                for (int i = 0; i < each; i++)
-                    left[(((lane >> 2) + (8 * (r & 1))) * depth) + (each * (lane & 3)) + (4 * each * (r >> 1)) + i] = values[(i * 32) + lane];
+                for (int lane = 0; lane < 32; lane++)
+                    corner[((lane >> 2) * depth) + (each * (lane & 3)) + i] = values[(i * 32) + lane];
             }
         }
 
         for (int r = 0; r < b.Length; r++)
         {
             Unpack((uint*)warp.Row(b[r], mask), typeB, values);
-            for (int lane = 0; lane < 32; lane++)
+            float* corner = right + (4 * each * r * 8);
+            for (int i = 0; i < each; i++)
             {
-                for (int i = 0; i < each; i++)
-                    right[(((each * (lane & 3)) + (4 * each * r) + i) * 8) + (lane >> 2)] = values[(i * 32) + lane];
+                for (int lane = 0; lane < 32; lane++)
+                    corner[(((each * (lane & 3)) + i) * 8) + (lane >> 2)] = values[(i * 32) + lane];
             }
         }
 
@@ -104,23 +106,10 @@ internal sealed unsafe class MatrixMultiply(Target[] d, Source[] a, Source[] b, 
             }
         }
 
-        for (int row = 0; row < 16; row++)
-        {
-            if (integers)
-            {
-                // Products of 8-bit integers are exact as floats, and so are these.
-                Vector256<int> total = Vector256.Load((int*)sums + (row * 8));
-                for (int k = 0; k < depth; k++)
-                    total += Vector256.ConvertToInt32(Vector256.Create(left[(row * depth) + k]) * Vector256.Load(right + (k * 8)));
-                Vector256.Store(total, (int*)sums + (row * 8));
-                continue;
-            }
-
-            Vector256<float> sum = Vector256.Load(sums + (row * 8));
-            for (int k = 0; k < depth; k++)
-                sum = Vector256.FusedMultiplyAdd(Vector256.Create(left[(row * depth) + k]), Vector256.Load(right + (k * 8)), sum);
-            Vector256.Store(sum, sums + (row * 8));
-        }
+        if (integers)
+            MultiplyIntegers(left, right, (int*)sums);
+        else
+            MultiplyFloats(left, right, sums);
 
         for (int r = 0; r < d.Length; r++)
         {
@@ -141,6 +130,50 @@ internal sealed unsafe class MatrixMultiply(Target[] d, Source[] a, Source[] b, 
             }
 
             warp.Written[d[r].Slot] |= mask;
+        }
+    }
+
+    private void MultiplyIntegers(float* left, float* right, int* sums)
+    {
+        for (int row = 0; row < 16; row++)
+        {
+            // Products of 8-bit integers are exact as floats.
+            Vector256<int> total = Vector256.Load(sums + (row * 8));
+            for (int k = 0; k < depth; k++)
+                total += Vector256.ConvertToInt32(Vector256.Create(left[(row * depth) + k]) * Vector256.Load(right + (k * 8)));
+            Vector256.Store(total, sums + (row * 8));
+        }
+    }
+
+    /// <summary>Eight rows at a time: one alone would wait for each of its sums.</summary>
+    private void MultiplyFloats(float* left, float* right, float* sums)
+    {
+        for (int row = 0; row < 16; row += 8, left += 8 * depth, sums += 64)
+        {
+            Vector256<float> s0 = Vector256.Load(sums), s1 = Vector256.Load(sums + 8), s2 = Vector256.Load(sums + 16), s3 = Vector256.Load(sums + 24);
+            Vector256<float> s4 = Vector256.Load(sums + 32), s5 = Vector256.Load(sums + 40), s6 = Vector256.Load(sums + 48), s7 = Vector256.Load(sums + 56);
+            for (int k = 0; k < depth; k++)
+            {
+                Vector256<float> line = Vector256.Load(right + (k * 8));
+                float* column = left + k;
+                s0 = Vector256.FusedMultiplyAdd(Vector256.Create(column[0]), line, s0);
+                s1 = Vector256.FusedMultiplyAdd(Vector256.Create(column[depth]), line, s1);
+                s2 = Vector256.FusedMultiplyAdd(Vector256.Create(column[2 * depth]), line, s2);
+                s3 = Vector256.FusedMultiplyAdd(Vector256.Create(column[3 * depth]), line, s3);
+                s4 = Vector256.FusedMultiplyAdd(Vector256.Create(column[4 * depth]), line, s4);
+                s5 = Vector256.FusedMultiplyAdd(Vector256.Create(column[5 * depth]), line, s5);
+                s6 = Vector256.FusedMultiplyAdd(Vector256.Create(column[6 * depth]), line, s6);
+                s7 = Vector256.FusedMultiplyAdd(Vector256.Create(column[7 * depth]), line, s7);
+            }
+
+            Vector256.Store(s0, sums);
+            Vector256.Store(s1, sums + 8);
+            Vector256.Store(s2, sums + 16);
+            Vector256.Store(s3, sums + 24);
+            Vector256.Store(s4, sums + 32);
+            Vector256.Store(s5, sums + 40);
+            Vector256.Store(s6, sums + 48);
+            Vector256.Store(s7, sums + 56);
         }
     }
 

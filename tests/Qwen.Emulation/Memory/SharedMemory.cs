@@ -233,7 +233,7 @@ internal sealed unsafe class SharedMemory : IDisposable
         if (writer < _oldest)
             warp.FaultAt(FaultKind.UnwrittenMemory, "shared memory is read that nobody has written.", lane, address);
         if (!IsOrdered(warp, writer))
-            warp.FaultAt(FaultKind.Race, $"shared memory is read that warp {(writer & 63) - 1} has written with no barrier in between.", lane, address);
+            warp.FaultAt(FaultKind.Race, $"shared memory is read that {Name(writer)} written with no barrier in between.", lane, address);
     }
 
     private void CheckWrite(Warp warp, uint writer, uint reader, ulong address, int lane)
@@ -241,10 +241,17 @@ internal sealed unsafe class SharedMemory : IDisposable
         if (writer == Pending)
             warp.FaultAt(FaultKind.PendingCopy, "shared memory is written while an asynchronous copy to it was not waited for.", lane, address);
         if (writer >= _oldest && !IsOrdered(warp, writer))
-            warp.FaultAt(FaultKind.Race, $"shared memory is written that warp {(writer & 63) - 1} has written with no barrier in between.", lane, address);
+            warp.FaultAt(FaultKind.Race, $"shared memory is written that {Name(writer)} written with no barrier in between.", lane, address);
         if (reader >= _oldest && !IsOrdered(warp, reader))
-            warp.FaultAt(FaultKind.Race, $"shared memory is written that {((reader & 63) == Many ? "other warps have" : $"warp {(reader & 63) - 1} has")} read with no barrier in between.", lane, address);
+            warp.FaultAt(FaultKind.Race, $"shared memory is written that {Name(reader)} read with no barrier in between.", lane, address);
     }
+
+    private static string Name(uint tag) => (tag & 63) switch
+    {
+        Many => "several warps have",
+        Atomic => "an atomic operation has",
+        uint other => $"warp {other - 1} has",
+    };
 
     private bool IsOrdered(Warp warp, uint tag)
     {

@@ -11,6 +11,9 @@ internal static class SpecialRegisters
 
     public static int Bits(string name) => name == "%gridid" ? 64 : 32;
 
+    /// <summary>Whether the lanes of a warp have different values, and these only by the block's size.</summary>
+    public static bool IsOfLane(string name) => name.StartsWith("%tid", StringComparison.Ordinal) || name.StartsWith("%lane", StringComparison.Ordinal);
+
     public static ulong Value(string name, Warp warp, int lane)
     {
         Block block = warp.Block;

@@ -112,6 +112,10 @@ public sealed class FaultTests
         DeviceFaultException write = Assert.Throws<DeviceFaultException>(() => machine.Launch(
             Machine.Text(Address + "st.global.u32 [%rd1], 2; ret;", "out"), 1, 32, 0, overlap: true, [Argument.Of(data.Pointer)]));
         Assert.Equal(FaultKind.MissingGridWait, write.Kind);
+
+        // What the previous launch did not write, such as weights, may be read at once.
+        DeviceBuffer weights = machine.Buffer<uint>(new uint[32]);
+        machine.Launch(Machine.Text(Address + "ld.global.u32 %r1, [%rd1]; ret;", "out"), 1, 32, 0, overlap: true, [Argument.Of(weights.Pointer)]);
         machine.Launch(Machine.Text(Address + "griddepcontrol.wait; ld.global.u32 %r1, [%rd1]; st.global.u32 [%rd1], %r1; ret;", "out"), 1, 32, 0, overlap: true, [Argument.Of(data.Pointer)]);
     }
 
