@@ -1,4 +1,5 @@
 using Qwen.Native.Device;
+using Qwen.Native.Kernels.Sampling;
 using Qwen.Native.Ptx;
 
 namespace Qwen.Native.Kernels;
@@ -20,7 +21,7 @@ public static class KernelCatalog
     ];
 
     /// <summary>All of them, built for a target.</summary>
-    public static IEnumerable<PtxKernel> All(PtxTarget target) => [.. Rows(target), .. Packed(target), .. Attention(target)];
+    public static IEnumerable<PtxKernel> All(PtxTarget target) => [.. Rows(target), .. Packed(target), .. Attention(target), .. Samplers(target)];
 
     // Key biases go with quantized caches of models that have one.
     private static IEnumerable<PtxKernel> Attention(PtxTarget target)
@@ -110,6 +111,18 @@ public static class KernelCatalog
                         yield return PackedGemvKernel.Build(target, product, rowTiles);
                 }
             }
+        }
+    }
+
+    // What chooses tokens.
+    private static IEnumerable<PtxKernel> Samplers(PtxTarget target)
+    {
+        foreach (int vocabulary in (int[])[151936, 152064])
+        {
+            yield return ArgmaxKernel.Build(target, vocabulary);
+            yield return PenaltyKernel.Build(target, vocabulary);
+            yield return SampleKernel.Build(target, vocabulary);
+            yield return LogprobsKernel.Build(target, vocabulary, most: 20);
         }
     }
 }

@@ -17,6 +17,9 @@ public sealed partial class PtxBuilder
     /// <summary>sum += a, in place.</summary>
     public void AddInto(U32 sum, U32 a) => Into("add.u32", sum.Operand, sum.Operand, a.Operand);
 
+    /// <summary>sum += a, in place.</summary>
+    public void AddInto(U64 sum, U64 a) => Into("add.u64", sum.Operand, sum.Operand, a.Operand);
+
     /// <summary>value *= factor, in place.</summary>
     public void MultiplyInto(F32 value, F32 factor) => Into("mul.rn.f32", value.Operand, value.Operand, factor.Operand);
 
@@ -34,6 +37,9 @@ public sealed partial class PtxBuilder
 
     /// <summary>The smaller, unsigned.</summary>
     public U32 Min(U32 a, U32 b) => Instruction<U32>("min.u32", a.Operand, b.Operand);
+
+    /// <summary>The larger, unsigned.</summary>
+    public U64 Max(U64 a, U64 b) => Instruction<U64>("max.u64", a.Operand, b.Operand);
 
     /// <summary>The larger.</summary>
     public S32 Max(S32 a, S32 b) => Instruction<S32>("max.s32", a.Operand, b.Operand);
@@ -74,6 +80,9 @@ public sealed partial class PtxBuilder
 
     /// <summary>The upper half of a * b.</summary>
     public U32 MultiplyHigh(U32 a, U32 b) => Instruction<U32>("mul.hi.u32", a.Operand, b.Operand);
+
+    /// <summary>The upper half of a * b.</summary>
+    public U64 MultiplyHigh(U64 a, U64 b) => Instruction<U64>("mul.hi.u64", a.Operand, b.Operand);
 
     /// <summary>a * b in 64 bits.</summary>
     public U64 MultiplyWide(U32 a, U32 b) => Instruction<U64>("mul.wide.u32", a.Operand, b.Operand);
@@ -129,11 +138,33 @@ public sealed partial class PtxBuilder
     /// <summary>The lower half.</summary>
     public U32 Narrow(U64 a) => Instruction<U32>("cvt.u32.u64", a.Operand);
 
+    /// <summary>The halves of 64 bits.</summary>
+    public (U32 Low, U32 High) Split(U64 a)
+    {
+        (U32 low, U32 high) = (Variable<U32>(), Variable<U32>());
+        Line($"mov.b64 {{{low.Operand}, {high.Operand}}}, {a.Operand};");
+        return (low, high);
+    }
+
+    /// <summary>64 bits of two halves.</summary>
+    public U64 Join(U32 low, U32 high)
+    {
+        U64 joined = Variable<U64>();
+        Line($"mov.b64 {joined.Operand}, {{{low.Operand}, {high.Operand}}};");
+        return joined;
+    }
+
+    /// <summary>The whole part of a float that is not negative; saturates.</summary>
+    public U64 TruncateToU64(F32 a) => Instruction<U64>("cvt.rzi.u64.f32", a.Operand);
+
     /// <summary>The float nearest to a number.</summary>
     public F32 ToFloat(U32 a) => Instruction<F32>("cvt.rn.f32.u32", a.Operand);
 
     /// <summary>The float nearest to a number.</summary>
     public F32 ToFloat(S32 a) => Instruction<F32>("cvt.rn.f32.s32", a.Operand);
+
+    /// <summary>The float nearest to a number.</summary>
+    public F32 ToFloat(U64 a) => Instruction<F32>("cvt.rn.f32.u64", a.Operand);
 
     /// <summary>The number nearest to a float, halves to even; saturates.</summary>
     public S32 RoundToInt(F32 a) => Instruction<S32>("cvt.rni.s32.f32", a.Operand);

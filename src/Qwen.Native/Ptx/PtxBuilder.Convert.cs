@@ -129,7 +129,7 @@ public sealed partial class PtxBuilder
             if (type.Bytes() == 2)
                 Store(address, ToHalf(type, values[0]), when);
             else if (values.Length == 1)
-                StoreByte(address, Encode(type, [values[0], 0f])[0], when);
+                StoreByte(address, Encode(type, [values[0], values[0]])[0], when);
             else
                 Store(address, Split(Encode(type, values)[0]).Low, when);
             return;

@@ -84,6 +84,15 @@ public sealed partial class PtxBuilder
     /// <summary>The larger of an unsigned number in global memory and another takes its place.</summary>
     public void AtomicMax(Global address, U32 value, Pred? when = null) => Line($"{Guard(when)}red.global.max.u32 {address}, {value.Operand};");
 
+    /// <summary>The larger of an unsigned number in global memory and another takes its place.</summary>
+    public void AtomicMax(Global address, U64 value, Pred? when = null) => Line($"{Guard(when)}red.global.max.u64 {address}, {value.Operand};");
+
+    /// <summary>Adds to shared memory.</summary>
+    public void AtomicAdd(Shared address, U64 value, Pred? when = null) => Line($"{Guard(when)}red.shared.add.u64 {address}, {value.Operand};");
+
+    /// <summary>Adds to shared memory, where a condition holds.</summary>
+    public void AtomicAdd(Shared address, U32 value, Pred when) => Line($"{Guard(when)}red.shared.add.u32 {address}, {value.Operand};");
+
     /// <summary>Adds to shared memory and returns what was there.</summary>
     public U32 AtomicAdd(Shared address, U32 value) => Atomic("atom.shared.add.u32", address.ToString(), value.Operand);
 

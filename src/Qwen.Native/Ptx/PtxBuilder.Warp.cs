@@ -59,12 +59,30 @@ public sealed partial class PtxBuilder
     /// <summary>The sum over the block, in every thread, always in the same order.</summary>
     /// <param name="value">Each thread's.</param>
     /// <param name="scratch">Shared memory for a float of each warp. Free again at the next barrier.</param>
-    public F32 SumBlock(F32 value, Shared scratch) => ReduceBlock(value, scratch, SumLanes, 0);
+    public F32 SumBlock(F32 value, Shared scratch) => ReduceBlock(value, scratch, (a, b) => a + b, 0f);
 
     /// <summary>The largest over the block, in every thread.</summary>
     /// <param name="value">Each thread's.</param>
     /// <param name="scratch">Shared memory for a float of each warp. Free again at the next barrier.</param>
-    public F32 MaxBlock(F32 value, Shared scratch) => ReduceBlock(value, scratch, MaxLanes, float.NegativeInfinity);
+    public F32 MaxBlock(F32 value, Shared scratch) => ReduceBlock(value, scratch, Max, float.NegativeInfinity);
+
+    /// <summary>All values of the block, combined, in every thread.</summary>
+    /// <param name="value">Each thread's.</param>
+    /// <param name="scratch">Shared memory for a value of each warp. Free again at the next barrier.</param>
+    /// <param name="combine">Associative.</param>
+    /// <param name="neutral">What changes nothing when combined.</param>
+    public T ReduceBlock<T>(T value, Shared scratch, Func<T, T, T> combine, T neutral)
+        where T : struct, IRegister<T>
+    {
+        value = ReduceLanes(value, 32, combine);
+        if (Warps == 1)
+            return value;
+        Store(scratch.At(Warp, T.Bytes), value, Lane.Is(0));
+        Barrier();
+        T ofWarp = Variable(neutral);
+        Line($"@{(Lane < Warps).Operand} ld.shared.{T.Type} {ofWarp.Operand}, {scratch.At(Lane, T.Bytes)};");
+        return ReduceLanes(ofWarp, 32, combine);
+    }
 
     /// <summary>Programmatic dependent launch: waits until the kernel before is done and what it wrote is seen. Nothing before sm_90.</summary>
     public void WaitForPreviousKernel()
@@ -84,21 +102,15 @@ public sealed partial class PtxBuilder
         Line("griddepcontrol.launch_dependents;");
     }
 
-    private F32 ReduceBlock(F32 value, Shared scratch, Func<F32, int, F32> reduceLanes, float neutral)
-    {
-        value = reduceLanes(value, 32);
-        if (Warps == 1)
-            return value;
-        Store(scratch.At(Warp, sizeof(float)), value, Lane.Is(0));
-        Barrier();
-        F32 ofWarp = Variable<F32>(neutral);
-        Line($"@{(Lane < Warps).Operand} ld.shared.f32 {ofWarp.Operand}, {scratch.At(Lane, sizeof(float))};");
-        return reduceLanes(ofWarp, 32);
-    }
-
     private T Shuffle<T>(T value, string mode, Operand lane, int clamp)
         where T : struct, IRegister<T>
     {
+        if (T.Bytes == sizeof(ulong))
+        {
+            (U32 low, U32 high) = Split(new U64(value.Operand));
+            return T.From(Join(Shuffle(low, mode, lane, clamp), Shuffle(high, mode, lane, clamp)).Operand);
+        }
+
         T result = Variable<T>();
         Line($"shfl.sync.{mode}.b32 {result.Operand}, {value.Operand}, {lane}, {clamp}, {AllLanes};");
         return result;

@@ -67,6 +67,9 @@ public sealed partial class PtxBuilder
     /// <summary>The thread's number in its warp.</summary>
     public U32 Lane => _lane ??= AtTop(() => Thread & 31);
 
+    /// <summary>A bit for each lane before this one.</summary>
+    public U32 LanesBefore => Special("%lanemask_lt");
+
     /// <summary>The warp's number in its block.</summary>
     public U32 Warp => _warp ??= AtTop(() => Thread >> 5);
 

@@ -319,6 +319,9 @@ public readonly record struct U64(Operand Operand) : IRegister<U64>
     /// <summary>Shift to the right, zeros in.</summary>
     public static U64 operator >>(U64 a, int bits) => PtxBuilder.Emit<U64>("shr.u64", a.Operand, Operand.Constant(bits));
 
+    /// <summary>Shift to the right, zeros in.</summary>
+    public static U64 operator >>(U64 a, U32 bits) => PtxBuilder.Emit<U64>("shr.u64", a.Operand, bits.Operand);
+
     /// <summary>And.</summary>
     public static U64 operator &(U64 a, U64 b) => PtxBuilder.Emit<U64>("and.b64", a.Operand, b.Operand);
 
@@ -333,6 +336,15 @@ public readonly record struct U64(Operand Operand) : IRegister<U64>
 
     /// <summary>Greater, unsigned.</summary>
     public static Pred operator >(U64 a, U64 b) => PtxBuilder.Emit<Pred>("setp.gt.u64", a.Operand, b.Operand);
+
+    /// <summary>Less or equal, unsigned.</summary>
+    public static Pred operator <=(U64 a, U64 b) => PtxBuilder.Emit<Pred>("setp.le.u64", a.Operand, b.Operand);
+
+    /// <summary>Greater or equal, unsigned.</summary>
+    public static Pred operator >=(U64 a, U64 b) => PtxBuilder.Emit<Pred>("setp.ge.u64", a.Operand, b.Operand);
+
+    /// <summary>Equal.</summary>
+    public Pred Is(U64 other) => PtxBuilder.Emit<Pred>("setp.eq.u64", Operand, other.Operand);
 }
 
 /// <summary>An address in global memory, and a constant number of bytes past it that costs nothing.</summary>

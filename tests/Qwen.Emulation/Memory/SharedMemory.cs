@@ -130,8 +130,13 @@ internal sealed unsafe class SharedMemory : IDisposable
     {
         _partial |= partial;
         Span<uint> known = stackalloc uint[32];
+        uint last = _segment; // what any of these warps does next has a later number, so all up to here is known of each
         foreach ((Warp warp, _) in warps)
+        {
             Release(warp, known);
+            known[warp.Index] = last;
+        }
+
         foreach ((Warp warp, bool waits) in warps)
         {
             if (waits)

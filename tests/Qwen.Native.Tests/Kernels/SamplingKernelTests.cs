@@ -1,0 +1,208 @@
+using Qwen.Native.Device;
+using Qwen.Native.Kernels.Sampling;
+using Qwen.Native.Ptx;
+
+namespace Qwen.Native.Tests.Kernels;
+
+/// <summary>Kernels that choose tokens, against the sampler's rules written plainly, in double precision and with a sort.</summary>
+public sealed class SamplingKernelTests
+{
+    [Theory]
+    [InlineData(1, 1)]
+    [InlineData(7, 3)] // no multiple of 4
+    [InlineData(1000, 40)]
+    [InlineData(20000, 1)] // several blocks share the row
+    [InlineData(20003, 2)]
+    public void Argmax_TakesTheLargest_TheLowestOfEquals(int vocabulary, int rows)
+    {
+        using var machine = new KernelMachine();
+        DeviceBuffer scratch = machine.Buffer<byte>(new byte[rows * ArgmaxKernel.ScratchBytes]), tokens = machine.Empty(ElementType.S32, rows);
+        var kernel = new ArgmaxKernel(machine.Cache, vocabulary);
+        for (int repeat = 0; repeat < 2; repeat++)
+        {
+            float[] logits = [.. Enumerable.Range(0, rows * vocabulary).Select(_ => (float)machine.Random.Next(-9, 9) / 2)]; // equals, and zeros
+            kernel.Launch(machine.Stream, machine.Buffer<float>(logits).Pointer, tokens.Pointer, scratch.Pointer, rows);
+
+            machine.AssertEqual<int>([.. logits.Chunk(vocabulary).Select(row => Array.IndexOf(row, row.Max()))], machine.Read<int>(tokens), "tokens");
+            Assert.All(machine.Read<byte>(scratch), value => Assert.Equal(0, value));
+        }
+    }
+
+    [Theory]
+    [InlineData(0x7fc00000u)] // NaN
+    [InlineData(0xffc00000u)] // NaN with a sign
+    [InlineData(0x7f800000u)] // infinity
+    public void ALogitThatIsNotFinite_IsReported(uint bad)
+    {
+        using var machine = new KernelMachine();
+        const int Vocabulary = 9000;
+        float[] logits = machine.Values(ElementType.F32, 2 * Vocabulary);
+        logits[4321] = BitConverter.UInt32BitsToSingle(bad);
+        logits[Vocabulary + 3] = float.NegativeInfinity; // a banned token is none to report
+        DeviceBuffer input = machine.Buffer<float>(logits), tokens = machine.Empty(ElementType.S32, 2);
+        int[] expected = [~4321, Array.IndexOf(logits, logits[Vocabulary..].Max(), Vocabulary) - Vocabulary];
+
+        new ArgmaxKernel(machine.Cache, Vocabulary).Launch(machine.Stream, input.Pointer, tokens.Pointer, machine.Buffer<byte>(new byte[32]).Pointer, 2);
+        machine.AssertEqual<int>(expected, machine.Read<int>(tokens), "argmax");
+
+        SamplingRow[] rows = [new(1, 20, 0.9f, 0, 0.5), new(0, 0, 1, 0, 0)];
+        new SampleKernel(machine.Cache, Vocabulary).Launch(machine.Stream, input.Pointer, machine.Buffer<SamplingRow>(rows).Pointer, tokens.Pointer, 2);
+        machine.AssertEqual<int>(expected, machine.Read<int>(tokens), "sample");
+    }
+
+    [Fact]
+    public void Penalties_ChangeTheTokensListed()
+    {
+        using var machine = new KernelMachine();
+        const int Vocabulary = 1000, Rows = 3;
+        float[] logits = machine.Values(ElementType.F32, Rows * Vocabulary, 3), expected = [.. logits];
+        var seen = new List<(int Token, int Times)>();
+        var biases = new List<(int Token, float Bias)>();
+        var rows = new PenaltyRow[Rows];
+        for (int r = 0; r < Rows; r++)
+        {
+            int[] tokens = [.. Enumerable.Range(0, Vocabulary)];
+            machine.Random.Shuffle(tokens);
+            int firstSeen = seen.Count, firstBias = biases.Count;
+            seen.AddRange(tokens.Take(r == 1 ? 0 : 400).Select(token => (token, machine.Random.Next(4))));
+            machine.Random.Shuffle(tokens);
+            biases.AddRange(tokens.Take(r == 2 ? 0 : 50).Select((token, i) => (token, i % 5 == 0 ? -100f : machine.Random.NextSingle() * 8)));
+            rows[r] = new PenaltyRow(firstSeen, seen.Count - firstSeen, firstBias, biases.Count - firstBias, 1.3f, 0.4f, 0.25f);
+            foreach ((int token, int times) in seen[firstSeen..])
+            {
+                ref float logit = ref expected[(r * Vocabulary) + token];
+                logit = logit > 0 ? logit / 1.3f : logit * 1.3f;
+                if (times > 0)
+                    logit -= 0.4f + (0.25f * times);
+            }
+
+            foreach ((int token, float bias) in biases[firstBias..])
+                expected[(r * Vocabulary) + token] = bias <= -100 ? float.NegativeInfinity : expected[(r * Vocabulary) + token] + bias;
+        }
+
+        DeviceBuffer device = machine.Buffer<float>(logits);
+        new PenaltyKernel(machine.Cache, Vocabulary).Launch(
+            machine.Stream, device.Pointer, machine.Buffer<PenaltyRow>(rows).Pointer, machine.Buffer<(int, int)>([.. seen]).Pointer, machine.Buffer<(int, float)>([.. biases]).Pointer, Rows);
+
+        machine.AssertEqual<float>(expected, machine.Read<float>(device), "logits");
+    }
+
+    [Theory]
+    [InlineData(5, 3)]
+    [InlineData(1003, 20)]
+    [InlineData(4096, 20)]
+    [InlineData(4096, 0)]
+    public void Logprobs_AreTheNetworksOwn(int vocabulary, int most)
+    {
+        using var machine = new KernelMachine();
+        const int Rows = 2;
+        float[] logits = [.. machine.Values(ElementType.F32, Rows * vocabulary, 20).Select(logit => MathF.Round(logit))]; // many equals
+        int[] tokens = [vocabulary - 1, -3];
+        DeviceBuffer chosen = machine.Buffer<float>(0f, 7f), topTokens = machine.Empty(ElementType.S32, Math.Max(Rows * most, 1)), top = machine.Empty(ElementType.F32, Math.Max(Rows * most, 1));
+
+        new LogprobsKernel(machine.Cache, vocabulary, most).Launch(
+            machine.Stream, machine.Buffer<float>(logits).Pointer, machine.Buffer<int>(tokens).Pointer, chosen.Pointer, topTokens.Pointer, top.Pointer, Rows);
+
+        double[] totals = [.. logits.Chunk(vocabulary).Select(row => row.Max() + Math.Log(row.Sum(logit => Math.Exp(logit - row.Max()))))];
+        machine.AssertClose([(float)(logits[vocabulary - 1] - totals[0]), 7], machine.Read<float>(chosen), 2e-6f, 1, "chosen");
+        if (most == 0)
+            return;
+        int[][] order = [.. logits.Chunk(vocabulary).Select(row => Enumerable.Range(0, vocabulary).OrderByDescending(i => row[i]).Take(most).ToArray())];
+        machine.AssertEqual<int>([.. order.SelectMany(row => row)], machine.Read<int>(topTokens), "top tokens");
+        machine.AssertClose([.. order.SelectMany((row, r) => row.Select(i => (float)(logits[(r * vocabulary) + i] - totals[r])))], machine.Read<float>(top), 2e-6f, 1, "top");
+    }
+
+    [Theory]
+    [InlineData(1)]
+    [InlineData(13)]
+    [InlineData(2048)]
+    [InlineData(6001)] // more candidates than shared memory has room for, when nothing is cut
+    public void Sample_DrawsWhatTheHostDraws(int vocabulary)
+    {
+        using var machine = new KernelMachine();
+        Filter[] filters =
+        [
+            new(), new(Temperature: 0), new(Temperature: 0.7f, TopK: 20, TopP: 0.8f), new(TopK: 1), new(TopK: 50), new(TopP: 0.95f), new(TopP: 1e-6f), new(TopP: 0.9999f), new(TopP: 0),
+            new(MinP: 0.05f), new(MinP: 1), new(Temperature: 1.5f, TopK: 5, MinP: 0.1f, TopP: 0.5f), new(Temperature: 100), new(Temperature: 100, TopP: 0.99f), new(Temperature: 1e-30f),
+            new(TopK: vocabulary), new(TopK: int.MaxValue, TopP: 0.7f), new(Temperature: 100, TopK: Math.Max(vocabulary - 1, 1)),
+        ];
+        int[] repeats = [.. Enumerable.Range(0, filters.Length * 2)];
+        double[] uniforms = [.. repeats.Select(i => i < 4 ? i / 3 * (1 - Math.Pow(2, -53)) : machine.Random.NextDouble())];
+        float[][] logits = [.. repeats.Select(i => machine.Values(ElementType.F32, vocabulary, i % 2 == 0 ? 3 : 1))];
+        foreach (float[] row in logits.Where((_, i) => i % 3 == 0))
+        {
+            for (int i = 0; i < vocabulary; i++)
+                row[i] = MathF.Round(row[i] * 2) / 2; // many equals
+            row[vocabulary / 2] = float.NegativeInfinity;
+            row[0] = 1;
+        }
+
+        SamplingRow[] rows = [.. repeats.Select(i => Row(filters[i / 2], uniforms[i]))];
+        DeviceBuffer tokens = machine.Empty(ElementType.S32, rows.Length);
+        new SampleKernel(machine.Cache, vocabulary).Launch(
+            machine.Stream, machine.Buffer<float>([.. logits.SelectMany(row => row)]).Pointer, machine.Buffer<SamplingRow>(rows).Pointer, tokens.Pointer, rows.Length);
+
+        int[] drawn = machine.Read<int>(tokens);
+        foreach (int i in repeats)
+        {
+            Filter filter = filters[i / 2];
+            // The device rounds e^x otherwise: it may decide otherwise only where a threshold lies as near as that.
+            int[] allowed = [.. ((double[])[-1, 0, 1]).SelectMany(nudge => Draw(logits[i], filter, uniforms[i], nudge * 2e-5)).Distinct()];
+            Assert.True(allowed.Contains(drawn[i]), $"seed {machine.Seed}, row {i}: {filter} with {uniforms[i]:g17} of {vocabulary} draws {drawn[i]}, not {string.Join(" or ", allowed)}.");
+        }
+    }
+
+    [Fact]
+    public void Sample_FollowsTheDistribution()
+    {
+        using var machine = new KernelMachine(seed: 7);
+        const int Draws = 400;
+        float[] logits = [0, MathF.Log(2), MathF.Log(4), MathF.Log(1), float.NegativeInfinity];
+        SamplingRow[] rows = [.. Enumerable.Range(0, Draws).Select(i => new SamplingRow(1, 0, i % 2 == 0 ? 1 : 0.99f, 0, (i / 2 + 0.5) / (Draws / 2)))];
+        DeviceBuffer tokens = machine.Empty(ElementType.S32, Draws);
+
+        new SampleKernel(machine.Cache, logits.Length).Launch(
+            machine.Stream, machine.Buffer<float>([.. Enumerable.Repeat(logits, Draws).SelectMany(row => row)]).Pointer, machine.Buffer<SamplingRow>(rows).Pointer, tokens.Pointer, Draws);
+
+        // Evenly spaced random numbers: each token is drawn in its share, 1 2 4 1 of 8, whether by id or by weight.
+        int[] drawn = machine.Read<int>(tokens);
+        for (int kind = 0; kind < 2; kind++)
+            Assert.Equal([25, 50, 100, 25, 0], Enumerable.Range(0, 5).Select(token => drawn.Where((t, i) => i % 2 == kind && t == token).Count()));
+    }
+
+    [Fact]
+    public void SizesItCannotHave_AreRefused()
+    {
+        var target = new PtxTarget(90, 84);
+        Assert.Throws<ArgumentOutOfRangeException>(() => SampleKernel.Build(target, 0));
+        Assert.Throws<ArgumentOutOfRangeException>(() => SampleKernel.Build(target, (1 << 22) + 1));
+        Assert.Throws<ArgumentOutOfRangeException>(() => LogprobsKernel.Build(target, 4, 5));
+        Assert.Throws<ArgumentOutOfRangeException>(() => ArgmaxKernel.Build(target, 0));
+    }
+
+    private static SamplingRow Row(Filter filter, double uniform) => new(filter.Temperature, filter.TopK, filter.TopP, filter.MinP, uniform);
+
+    /// <summary>The token, with thresholds moved by a fraction of the whole; more than one, where the order of weights hangs on their last bits.</summary>
+    private static IEnumerable<int> Draw(float[] logits, Filter filter, double uniform, double nudge)
+    {
+        int[] byLogit = [.. Enumerable.Range(0, logits.Length).OrderByDescending(i => logits[i])];
+        if (filter.Temperature == 0)
+            return [byLogit[0]];
+        double max = logits[byLogit[0]];
+        double[] weights = [.. logits.Select(logit => Math.Exp((logit - max) / filter.Temperature))];
+        double Weight(int token) => weights[token] < MathF.ScaleB(1, -126) ? 0 : weights[token];
+        bool isPlain = (filter.TopK == 0 || filter.TopK >= logits.Length) && filter.TopP >= 1 && filter.MinP == 0;
+        int[] kept = isPlain ? [.. Enumerable.Range(0, logits.Length)] : byLogit;
+        kept = [.. kept.Where(token => Weight(token) > 0 && Weight(token) >= Math.Min(filter.MinP * (1 + nudge), 1))];
+        if (filter.TopK > 0)
+            kept = [.. kept.Take(filter.TopK)];
+        double total = kept.Sum(Weight), reached = 0;
+        if (filter.TopP < 1)
+            kept = [.. kept.TakeWhile((token, i) => (reached += i == 0 ? 0 : Weight(kept[i - 1])) < (filter.TopP + nudge) * total || i == 0)];
+        double threshold = (uniform + nudge) * kept.Sum(Weight);
+        reached = 0;
+        return [kept.FirstOrDefault(token => (reached += Weight(token)) > threshold, kept[^1])];
+    }
+
+    private sealed record Filter(float Temperature = 1, int TopK = 0, float TopP = 1, float MinP = 0);
+}
