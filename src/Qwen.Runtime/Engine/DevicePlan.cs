@@ -117,7 +117,7 @@ internal sealed class DevicePlanner(Checkpoint checkpoint, ModelConfig config, E
 
     private long AskedBlocks(int gpuLayers) => Math.Min(options.KvCacheBytes is { } bytes ? bytes / BlockBytes(gpuLayers) : long.MaxValue, UsefulBlocks);
 
-    private static long CpuCacheBytes => Math.Min(GC.GetGCMemoryInfo().TotalAvailableMemoryBytes / 4, MostDefaultCpuCache);
+    private static long CpuCacheBytes => Math.Min(AvailableMemory.Bytes() / 4, MostDefaultCpuCache);
 
     private int CpuBlocks(long blockBytes) =>
         (int)Math.Clamp(Math.Min((options.KvCacheBytes ?? CpuCacheBytes) / blockBytes, UsefulBlocks), 0, (int.MaxValue / options.BlockSize) - 1);
