@@ -47,7 +47,7 @@ using (device)
     report.Fact("free_memory", device.FreeMemory.ToString("N0", CultureInfo.InvariantCulture));
 
     // In order: what later ones build on comes first, what ends the device last.
-    ICheck[] checks = [new BandwidthCheck(), new MemoryCheck(), new LaunchCheck(), new GraphCheck(), new MatmulCheck(), new MatmulRateCheck(), new RowKernelsCheck(), new SamplingKernelsCheck(), new FaultCheck()];
+    ICheck[] checks = [new BandwidthCheck(), new MemoryCheck(), new LaunchCheck(), new GraphCheck(), new MatmulCheck(), new MatmulRateCheck(), new RowKernelsCheck(), new SamplingKernelsCheck(), new AttentionCheck(), new FaultCheck()];
     using var session = new CheckSession(device, report);
     foreach (ICheck check in checks.Where(c => only is null || c.Name.Contains(only, StringComparison.OrdinalIgnoreCase)))
     {

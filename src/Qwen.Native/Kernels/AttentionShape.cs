@@ -12,7 +12,7 @@ namespace Qwen.Native.Kernels;
 /// <param name="HeadDim">Width of a head: a multiple of 32, at most 256.</param>
 /// <param name="BlockSize">Positions of a block of the cache: a power of two, at least 16.</param>
 /// <param name="SlidingWindow">Positions that a token attends to, itself included; 0 for all.</param>
-/// <param name="HasKeyBias">The cached keys lack their bias, which is then given back to the scores.</param>
+/// <param name="HasKeyBias">The cached keys, of a cache of bytes, lack their bias, which attention gives back.</param>
 public readonly record struct AttentionShape(
     ElementType Type, ElementType Cache, int Heads, int KvHeads, int HeadDim, int BlockSize, int SlidingWindow = 0, bool HasKeyBias = false)
 {
@@ -61,6 +61,8 @@ public readonly record struct AttentionShape(
         if (BlockSize < 16 || !BitOperations.IsPow2(BlockSize))
             throw new ArgumentOutOfRangeException(nameof(BlockSize), BlockSize, "A power of two, at least 16.");
         ArgumentOutOfRangeException.ThrowIfNegative(SlidingWindow);
+        if (HasKeyBias && Cache.Bytes() > 1)
+            throw new ArgumentOutOfRangeException(nameof(HasKeyBias), HasKeyBias, $"A cache of {Cache} holds keys with their bias.");
     }
 }
 

@@ -76,6 +76,15 @@ public sealed class FaultTests
     }
 
     [Fact]
+    public void WhatSeveralWarpsRead_MayBeWritten_BehindABarrier()
+    {
+        const string Module = ".shared .align 16 .b8 s[1024];";
+        const string Round = "bar.sync 0; ld.shared.u32 %r2, [s]; bar.sync 0; setp.eq.u32 %p1, %tx, 32; @%p1 st.shared.u32 [s], %tx;\n"; // segments of warps differ from the second round on
+        using Machine machine = new();
+        machine.Launch(Machine.Text("setp.eq.u32 %p1, %tx, 0; @%p1 st.shared.u32 [s], %tx;\n" + Round + Round + Round + "ret;", "", module: Module), 1, 96, 0);
+    }
+
+    [Fact]
     public void CopiedBytes_AreOtherWarps_OnlyAfterABarrier()
     {
         const string Module = ".shared .align 16 .b8 s[1024]; .global .align 16 .b8 g[1024];";

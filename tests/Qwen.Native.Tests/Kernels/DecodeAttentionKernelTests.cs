@@ -86,6 +86,15 @@ public sealed class DecodeAttentionKernelTests
         var shape = new AttentionShape(ElementType.BF16, ElementType.BF16, heads, kvHeads, headDim, blockSize);
 
         Assert.Throws<ArgumentOutOfRangeException>(() => DecodeAttentionKernel.Build(new(80, 74), shape));
+        Assert.Throws<ArgumentOutOfRangeException>(() => PrefillAttentionKernel.Build(new(80, 74), shape));
+    }
+
+    [Fact]
+    public void ACacheThatIsNotOfBytes_HoldsItsKeyBias()
+    {
+        var shape = new AttentionShape(ElementType.BF16, ElementType.BF16, 2, 1, 64, 16, HasKeyBias: true);
+
+        Assert.Throws<ArgumentOutOfRangeException>(() => DecodeAttentionKernel.Build(new(80, 74), shape));
     }
 
     private static T Pick<T>(Random random, params T[] of) => of[random.Next(of.Length)];

@@ -1,0 +1,146 @@
+using Qwen.Native.Device;
+using Qwen.Native.Kernels;
+using Qwen.Native.Tests.Kernels;
+
+namespace Qwen.DeviceCheck.Checks;
+
+/// <summary>The attention kernels against double precision, and their times at Qwen2.5-7B's shape.</summary>
+internal sealed class AttentionCheck : ICheck
+{
+    private const int Heads = 28, KvHeads = 4, HeadDim = 128, BlockSize = 16;
+    private static readonly ElementType[] _caches = [ElementType.BF16, ElementType.F16, ElementType.E4M3, ElementType.E5M2, ElementType.S8, ElementType.F32];
+
+    public string Name => "attention";
+
+    public void Verify(CheckSession session)
+    {
+        using var kernels = new KernelCache(session.Device);
+        foreach (ElementType cache in _caches)
+        {
+            foreach (bool hasBias in cache.Bytes() == 1 ? (bool[])[false, true] : [false])
+            {
+                var shape = new AttentionShape(ElementType.BF16, cache, Heads, KvHeads, HeadDim, BlockSize, HasKeyBias: hasBias);
+                session.Case($"decode {cache}{(hasBias ? ", key bias" : "")}", () =>
+                {
+                    using var data = new AttentionCase(session.Device, session.Stream, shape, [(0, 1), (699, 1), (0, 0), (63, 1), (300, 1)], seed: 1);
+                    var kernel = new DecodeAttentionKernel(kernels, shape);
+                    kernel.Launch(session.Stream, data.Qkv, data.Attended, data.Layer, data.Table, data.Upload<int>([4, 2, 0, 1, 3]), 5, data.Take(kernel.WorkspaceBytes).Pointer, data.Bias);
+                    NoDifference(data.Difference([0, 1, 2, 3, 4]));
+                });
+                session.Case($"prefill {cache}{(hasBias ? ", key bias" : "")}", () =>
+                {
+                    using var data = new AttentionCase(session.Device, session.Stream, shape, [(0, 150), (100, 40), (0, 0), (500, 3)], seed: 2) { BiasError = Math.ScaleB(1, -11) };
+                    var kernel = new PrefillAttentionKernel(kernels, shape);
+                    kernel.Launch(session.Stream, data.Qkv, data.Attended, data.Layer, data.Table, data.Upload<int>([0, 1, 2]), 3, 150, data.Bias);
+                    kernel.Launch(session.Stream, data.Qkv, data.Attended, data.Layer, data.Table, data.Upload<int>([3]), 1, 3, data.Bias);
+                    NoDifference(data.Difference([0, 1, 2, 3]));
+                });
+            }
+        }
+    }
+
+    public void Time(CheckSession session)
+    {
+        foreach (ElementType cache in (ElementType[])[ElementType.BF16, ElementType.E4M3, ElementType.S8])
+        {
+            foreach (bool hasBias in cache.Bytes() == 1 ? (bool[])[false, true] : [false])
+            {
+                var shape = new AttentionShape(ElementType.BF16, cache, Heads, KvHeads, HeadDim, BlockSize, HasKeyBias: hasBias);
+                foreach ((int batch, int context) in (ReadOnlySpan<(int, int)>)[(1, 512), (1, 4096), (1, 32768), (1, 131072), (32, 512), (32, 4096), (32, 32768), (256, 640)])
+                    TimeDecode(session, shape, batch, context);
+                TimePrefill(session, shape, 8192);
+            }
+        }
+    }
+
+    // Several layers' caches in turn, so that L2 doesn't hold what is read.
+    private static void TimeDecode(CheckSession session, AttentionShape shape, int batch, int context)
+    {
+        long bytes = 2L * batch * context * KvHeads * HeadDim * shape.Cache.Bytes();
+        int layers = (int)Math.Clamp((400L << 20) / bytes, 1, 64);
+        using var step = new Step(session, shape, batch, 1, context, layers);
+        var kernel = new DecodeAttentionKernel(step.Kernels, shape);
+        using DeviceBuffer workspace = session.Device.Allocate(kernel.WorkspaceBytes);
+        double seconds = session.Seconds(() =>
+        {
+            for (int layer = 0; layer < layers; layer++)
+                kernel.Launch(session.Stream, step.Qkv, step.Attended, step.Layers[layer], step.Table, step.Sequences, batch, workspace.Pointer, step.Bias);
+        }) / layers;
+        session.Measure($"decode {Describe(shape)}, batch {batch}, context {context}: {seconds * 1e6:0.0} us", bytes / seconds / 1e9, "GB/s", session.CopyBandwidth / 1e9);
+    }
+
+    private static void TimePrefill(CheckSession session, AttentionShape shape, int tokens)
+    {
+        using var step = new Step(session, shape, 1, tokens, tokens, 1);
+        var kernel = new PrefillAttentionKernel(step.Kernels, shape);
+        double seconds = session.Seconds(() => kernel.Launch(session.Stream, step.Qkv, step.Attended, step.Layers[0], step.Table, step.Sequences, 1, tokens, step.Bias));
+        double operations = 4.0 * Heads * HeadDim * ((double)tokens * (tokens + 1) / 2);
+        session.Measure($"prefill {Describe(shape)}, {tokens} tokens: {seconds * 1e3:0.00} ms", operations / seconds / 1e12, "TFLOP/s");
+    }
+
+    private static string Describe(AttentionShape shape) => shape.Cache + (shape.HasKeyBias ? " with key bias" : "");
+
+    private static void NoDifference(string? difference) => CheckSession.True(difference is null, difference ?? "");
+
+    /// <summary>Memory of a step; its contents are zeros, which take as long as others.</summary>
+    private sealed class Step : IDisposable
+    {
+        private readonly CheckSession _session;
+        private readonly List<DeviceBuffer> _buffers = [];
+
+        public Step(CheckSession session, AttentionShape shape, int batch, int tokens, int context, int layers)
+        {
+            _session = session;
+            Kernels = new KernelCache(session.Device);
+            Qkv = Take((long)batch * tokens * (Heads + (2 * KvHeads)) * HeadDim * sizeof(ushort));
+            Attended = Take((long)batch * tokens * Heads * HeadDim * sizeof(ushort));
+            int perSequence = (context + BlockSize - 1) / BlockSize;
+            int[] blocks = [.. Enumerable.Range(0, batch * perSequence)];
+            new Random(1).Shuffle(blocks);
+            long vectors = (long)blocks.Length * KvHeads * BlockSize;
+            Layers = [.. Enumerable.Range(0, layers).Select(_ => new KvLayerPointers(
+                Take(vectors * HeadDim * shape.Cache.Bytes()), Take(vectors * HeadDim * shape.Cache.Bytes()), Take(vectors * sizeof(float)), Take(vectors * sizeof(float))))];
+            int[] ordinals = [.. Enumerable.Range(0, batch)];
+            Sequences = Upload(ordinals);
+            Table = new SequenceTable(
+                Upload([.. ordinals.Select(i => i * tokens)]), Upload([.. ordinals.Select(_ => tokens)]), Upload([.. ordinals.Select(_ => context - tokens)]), Upload(blocks), perSequence);
+            Bias = shape.HasKeyBias ? new KeyBiasPointers(Take(KvHeads * HeadDim * sizeof(float)), Take((long)context * HeadDim * sizeof(float))) : default;
+        }
+
+        public KernelCache Kernels { get; }
+
+        public DevicePointer Qkv { get; }
+
+        public DevicePointer Attended { get; }
+
+        public KvLayerPointers[] Layers { get; }
+
+        public DevicePointer Sequences { get; }
+
+        public SequenceTable Table { get; }
+
+        public KeyBiasPointers Bias { get; }
+
+        public void Dispose()
+        {
+            Kernels.Dispose();
+            foreach (DeviceBuffer buffer in _buffers)
+                buffer.Dispose();
+        }
+
+        private DevicePointer Take(long bytes)
+        {
+            DeviceBuffer buffer = _session.Device.Allocate(bytes);
+            _buffers.Add(buffer);
+            _session.Stream.Fill(buffer.Pointer, 0, bytes);
+            return buffer.Pointer;
+        }
+
+        private DevicePointer Upload(int[] values)
+        {
+            DeviceBuffer buffer = _session.Upload<int>(values);
+            _buffers.Add(buffer);
+            return buffer.Pointer;
+        }
+    }
+}

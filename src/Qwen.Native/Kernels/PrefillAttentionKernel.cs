@@ -1,0 +1,115 @@
+using System.Numerics;
+using Qwen.Native.Device;
+using Qwen.Native.Ptx;
+
+namespace Qwen.Native.Kernels;
+
+/// <summary>
+/// Causal attention of chunks of new tokens of several sequences to their paged keys and values, which hold the chunks too:
+/// attended[t, h] = sum over p up to t's position of softmax(q[t, h] . k[p] / sqrt(D)) v[p].
+/// </summary>
+/// <remarks>
+/// FlashAttention-2 (Dao, 2023) on mma. The query heads of a key and value head are rows next to each other, [token][head of the group], so that a
+/// tile's keys serve all of them and a short chunk still fills tiles. A warp has 32 rows (16 where chunks are short): each fragment of
+/// keys and values that it reads from shared memory meets two of queries, which halves the traffic that would bound it otherwise. Keys of
+/// tile i + 1 come while tile i's values are summed, values of tile i while its scores are. Blocks with the longest rows start first.
+/// </remarks>
+public sealed class PrefillAttentionKernel : Kernel
+{
+    private readonly AttentionShape _shape;
+    private readonly ShortChunks _short;
+
+    /// <summary>Compiles it.</summary>
+    /// <param name="cache">Where.</param>
+    /// <param name="shape">What for.</param>
+    public PrefillAttentionKernel(KernelCache cache, AttentionShape shape)
+        : base(cache, Build(cache.Target, shape))
+    {
+        _shape = shape;
+        _short = new ShortChunks(cache, shape);
+    }
+
+    /// <summary>The kernel for a shape.</summary>
+    /// <param name="target">For what device.</param>
+    /// <param name="shape">The shape.</param>
+    /// <param name="isShort">For chunks of few rows.</param>
+    public static PtxKernel Build(PtxTarget target, AttentionShape shape, bool isShort = false)
+    {
+        shape.Check();
+        var tile = new PrefillTile(shape, isShort);
+        var k = new PtxBuilder(target, $"prefill_attention_{shape.Name}{(isShort ? "_short" : "")}", PrefillTile.Threads, blocksPerMultiprocessor: isShort ? 2 : 0);
+        new PrefillEmission(k, shape, tile).Emit();
+        return k.Build();
+    }
+
+    /// <summary>Launches it.</summary>
+    /// <param name="stream">Where.</param>
+    /// <param name="qkv">[tokens, (heads + 2 kvHeads) headDim]; the queries are read.</param>
+    /// <param name="attended">[tokens, heads headDim]; the rows of the sequences are written.</param>
+    /// <param name="layer">The cache, which holds the new tokens too.</param>
+    /// <param name="table">All sequences of the step.</param>
+    /// <param name="sequences">S32 [count]: those that this launch is for.</param>
+    /// <param name="count">How many.</param>
+    /// <param name="mostTokens">Tokens of the longest chunk, or more.</param>
+    /// <param name="bias">Of the keys, if the shape has one.</param>
+    public void Launch(
+        IDeviceStream stream, DevicePointer qkv, DevicePointer attended, in KvLayerPointers layer, in SequenceTable table, DevicePointer sequences, int count, int mostTokens,
+        in KeyBiasPointers bias = default)
+    {
+        ArgumentOutOfRangeException.ThrowIfNegativeOrZero(count);
+        ArgumentOutOfRangeException.ThrowIfNegativeOrZero(mostTokens);
+        Span<ulong> slots = stackalloc ulong[AttentionArguments.Count];
+        AttentionArguments.Of(slots, qkv, attended, layer, bias, table, sequences);
+        long rows = (long)mostTokens * _shape.Group;
+        int shortRows = new PrefillTile(_shape, IsShort: true).Rows, fullRows = new PrefillTile(_shape, IsShort: false).Rows;
+        if (rows <= shortRows)
+            _short.Launch(stream, new Dim3(1, _shape.KvHeads, count), slots);
+        else
+            Launch(stream, new Dim3(checked((int)((rows + fullRows - 1) / fullRows)), _shape.KvHeads, count), slots, overlapPrevious: true);
+    }
+
+    private sealed class ShortChunks(KernelCache cache, AttentionShape shape) : Kernel(cache, Build(cache.Target, shape, isShort: true))
+    {
+        public void Launch(IDeviceStream stream, Dim3 grid, ReadOnlySpan<ulong> slots) => Launch(stream, grid, slots, overlapPrevious: true);
+    }
+}
+
+/// <summary>Sizes of a block of <see cref="PrefillAttentionKernel"/>.</summary>
+internal readonly record struct PrefillTile(AttentionShape Shape, bool IsShort)
+{
+    public const int Warps = 4, Threads = 32 * Warps;
+
+    /// <summary>Sixteens of rows of a warp: two want 255 registers at a width of 128, and there is no room for them beyond.</summary>
+    public int RowTiles => IsShort || Shape.HeadDim > 128 ? 1 : 2;
+
+    public int WarpRows => 16 * RowTiles;
+
+    public int Rows => Warps * WarpRows;
+
+    /// <summary>
+    /// Positions whose keys and values are in shared memory at once: half as many where wide rows, or what is staged beside them, need the room (99 KB
+    /// a block at most), or their conversion registers; if the block's threads can still share the copies evenly.
+    /// </summary>
+    public int Positions => Shape.HeadDim * (Shape.Cache.Bytes() == 2 ? 1 : 2) > 128 && 32 * (Shape.RowBytes / 16) % Threads == 0 ? 32 : 64;
+
+    /// <summary>Bytes of a row of 16-bit values in shared memory: a power of two, with chunks swizzled, or padded by 16.</summary>
+    public int RowBytes => IsSwizzled ? 2 * Shape.HeadDim : (2 * Shape.HeadDim) + 16;
+
+    private bool IsSwizzled => BitOperations.IsPow2(Shape.HeadDim);
+
+    /// <summary>Takes shared memory for rows.</summary>
+    public Shared Allocate(PtxBuilder k, int rows) => k.AllocateShared(rows * RowBytes, IsSwizzled ? RowBytes : 16);
+
+    /// <summary>Where a 16-byte chunk of a row is.</summary>
+    public Shared At(Shared rows, U32 row, U32 chunk) => rows + ((row * RowBytes) + (IsSwizzled ? PtxBuilder.Swizzle(row, chunk, RowBytes) : chunk * 16));
+
+    /// <summary>Where chunk 0 or 1 of a row is, and the chunks two, four, ... further on: one exclusive or each, as rows are aligned to their size.</summary>
+    public Func<int, Shared> Steps(Shared rows, U32 row, U32 chunk)
+    {
+        Shared first = At(rows, row, chunk);
+        if (!IsSwizzled)
+            return step => first + (32 * step);
+        U32 address = first.Base + first.Offset;
+        return step => step == 0 ? new Shared(address) : new Shared(address ^ (32 * step));
+    }
+}
