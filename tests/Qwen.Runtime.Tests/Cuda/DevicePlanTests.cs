@@ -98,6 +98,20 @@ public sealed class DevicePlanTests
         Assert.Throws<InvalidRequestException>(() => Load(device, Options with { KvCacheBytes = 1 << 16 }));
     }
 
+    /// <summary>Each op is timed where profiling is on: nothing is captured, on either device.</summary>
+    [Fact]
+    public void Profiles_HaveEveryOp()
+    {
+        using var device = new EmulatedDevice();
+        using LoadedModel model = Load(device, Options with { GpuLayers = 3, Profile = true });
+        using var evaluator = new SequenceEvaluator(model);
+        for (int i = 0; i < 3; i++)
+            evaluator.Evaluate([i]);
+        OpTimes attention = Assert.Single(model.Profile!.Ops, o => o.Name == "Attention");
+        Assert.Equal(3 * 4, attention.Calls);
+        Assert.Contains(model.Profile.Ops, o => o.Name.StartsWith("GatedLinear [1536, 256]", StringComparison.Ordinal));
+    }
+
     [Theory]
     [InlineData("auto", ComputeDeviceKind.Auto, 0)]
     [InlineData("cpu", ComputeDeviceKind.Cpu, 0)]

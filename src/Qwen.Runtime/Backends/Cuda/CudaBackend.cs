@@ -99,7 +99,7 @@ internal sealed unsafe class CudaBackend : IBackend
     public void Run(Action ops)
     {
         if (_step.PaddedRows > 0)
-            _graphs!.Run(ops, _step.PaddedRows);
+            _graphs!.Run(ops, _cache, _step.PaddedRows);
         else
             ops();
     }
@@ -233,6 +233,8 @@ internal sealed unsafe class CudaBackend : IBackend
     /// <summary>Workspace, all zeros: padding rows are read before anything is written to them.</summary>
     private DevicePointer Take(long bytes)
     {
+        if (bytes == 0)
+            return default;
         DevicePointer piece = _workspace.Take(bytes);
         _ops?.Stream.Fill(piece, 0, bytes);
         return piece;
@@ -245,7 +247,6 @@ internal sealed unsafe class CudaBackend : IBackend
             return;
         _isLoading = false;
         _loader.Staging!.Dispose();
-        if (_loader.InputBytes > 0)
-            _ops!.Inputs = Take(_loader.InputBytes);
+        _ops!.Inputs = Take(_loader.InputBytes);
     }
 }

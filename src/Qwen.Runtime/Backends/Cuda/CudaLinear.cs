@@ -20,7 +20,7 @@ internal abstract class CudaLinear(int inputs, int outputs, CudaBias biases) : L
         if (matrices[0].Columns % 8 != 0 || matrices.Any(m => m.Rows % 8 != 0))
             throw new ModelFormatException(matrices[0].File, $"'{matrices[0].Name}': a GPU computes on matrices whose sides are multiples of 8, not on [{string.Join(" + ", matrices.Select(m => m.Rows))}, {matrices[0].Columns}]");
         CudaBias bias = CudaBias.Load(loader, matrices, biases);
-        return (CudaLinear?)Float8Linear.TryLoad(loader, matrices, bias) ?? DenseLinear.Load(loader, matrices, bias);
+        return (CudaLinear?)PackedLinear.TryLoad(loader, matrices, bias) ?? (CudaLinear?)Float8Linear.TryLoad(loader, matrices, bias) ?? DenseLinear.Load(loader, matrices, bias);
     }
 
     /// <summary>y[t, :] (+)= W x[t, :] + bias.</summary>

@@ -6,25 +6,26 @@ namespace Qwen.Runtime.Backends.Cuda;
 /// <param name="stream">What runs them.</param>
 internal sealed class DecodeGraphs(IDeviceStream stream) : IDisposable
 {
-    private readonly Dictionary<(Action Ops, int Rows), IDeviceGraph?> _graphs = [];
+    private readonly Dictionary<(Action Ops, KvCache Cache, int Rows), IDeviceGraph?> _graphs = [];
 
     /// <summary>Graphs that were captured.</summary>
     public int Count { get; private set; }
 
     /// <summary>Runs the ops of a step: the first of its kind as they are, so that kernels are compiled and products prepared; the second captured; then replayed.</summary>
     /// <param name="ops">The ops.</param>
+    /// <param name="cache">What they read and write, at addresses that are captured too.</param>
     /// <param name="rows">Rows of the padded step.</param>
-    public void Run(Action ops, int rows)
+    public void Run(Action ops, KvCache cache, int rows)
     {
-        if (!_graphs.TryGetValue((ops, rows), out IDeviceGraph? graph))
+        if (!_graphs.TryGetValue((ops, cache, rows), out IDeviceGraph? graph))
         {
             ops();
-            _graphs.Add((ops, rows), null);
+            _graphs.Add((ops, cache, rows), null);
             return;
         }
 
         if (graph is null)
-            _graphs[(ops, rows)] = graph = Capture(ops);
+            _graphs[(ops, cache, rows)] = graph = Capture(ops);
         stream.Launch(graph);
     }
 

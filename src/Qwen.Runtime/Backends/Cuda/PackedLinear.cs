@@ -1,0 +1,96 @@
+using Qwen.Cpu;
+using Qwen.Native.Device;
+using Qwen.Native.Kernels;
+using Qwen.Runtime.Formats;
+
+namespace Qwen.Runtime.Backends.Cuda;
+
+/// <summary>Codes of 4 or 8 bits in groups, which kernels decode in registers: AWQ, GPTQ, and GGUF's Q4_0, Q4_1, Q4_K and Q8_0, packed once when they are loaded.</summary>
+internal sealed class PackedLinear : CudaLinear
+{
+    private readonly PackedMatrix _matrix;
+    private readonly DevicePointer _weights, _inputOrder;
+
+    private PackedLinear(PackedMatrix matrix, DevicePointer weights, DevicePointer inputOrder, CudaBias biases)
+        : base(matrix.Inputs, matrix.Outputs, biases) => (_matrix, _weights, _inputOrder) = (matrix, weights, inputOrder);
+
+    public override long ByteCount => _matrix.ByteCount;
+
+    /// <summary>Takes matrices that are quantized alike and that kernels take; null for others.</summary>
+    public static PackedLinear? TryLoad(CudaLoader loader, IReadOnlyList<StoredMatrix> matrices, CudaBias biases)
+    {
+        int inputs = matrices[0].Columns, outputs = matrices.Sum(m => m.Rows);
+        var sources = new List<(IPackedSource, int)>();
+        if (Plan(matrices, sources, out int[]? inputOrder) is not { } format)
+            return null;
+
+        var matrix = new PackedMatrix(outputs, inputs, format);
+        var source = new StackedSource(sources, inputs, matrix.Groups);
+        DevicePointer order = inputOrder is null ? DevicePointer.Null : loader.Upload<int>(inputOrder);
+        DevicePointer weights = loader.Take(matrix.ByteCount);
+        if (inputOrder is not null)
+            loader.ReserveInputs((long)inputs * loader.Rows * sizeof(ushort));
+        if (loader.Staging is { } staging)
+        {
+            using var scales = new NativeBuffer<byte>(matrix.RowTiles * matrix.RowTileScaleBytes);
+            staging.Upload(weights, matrix.RowTiles, matrix.RowTileCodeBytes, (first, part) =>
+            {
+                int tiles = (int)(part.Length / matrix.RowTileCodeBytes);
+                matrix.Pack(source, (int)first, tiles, part, scales.Span.Slice((int)(first * matrix.RowTileScaleBytes), (int)(tiles * matrix.RowTileScaleBytes)));
+            });
+            staging.Upload<byte>(weights + matrix.CodeBytes, scales.Span);
+        }
+
+        return new PackedLinear(matrix, weights, order, biases);
+    }
+
+    public override void Multiply(CudaOps ops, DevicePointer x, DevicePointer y, ElementType result, int rows, bool accumulate)
+    {
+        if (!_inputOrder.IsNull)
+        {
+            ops.PermuteColumns(Inputs).Launch(ops.Stream, x, _inputOrder, ops.Inputs, rows);
+            x = ops.Inputs;
+        }
+
+        var product = new PackedProduct(_matrix.Format, ops.Type, result, accumulate, Biases.Exists);
+        for (int row = 0; row < rows; row += PackedGemvKernel.MostRows)
+        {
+            ops.PackedGemv(product, _matrix).Launch(
+                ops.Stream, _matrix, _weights, x + ((long)row * Inputs * sizeof(ushort)), Biases.Single, y + ((long)row * Outputs * result.Bytes()),
+                Math.Min(rows - row, PackedGemvKernel.MostRows));
+        }
+    }
+
+    /// <summary>How the matrices are packed together, what each is read by, and the order of their inputs; null where they can't be.</summary>
+    private static PackedFormat? Plan(IReadOnlyList<StoredMatrix> matrices, List<(IPackedSource, int)> sources, out int[]? inputOrder)
+    {
+        inputOrder = null;
+        if (matrices.All(m => m is TensorMatrix))
+        {
+            TensorType type = ((TensorMatrix)matrices[0]).Tensor.Type;
+            if (GgufSource.FormatOf(type) is not { } format || matrices.Any(m => ((TensorMatrix)m).Tensor.Type != type))
+                return null;
+            sources.AddRange(matrices.Select(m => ((IPackedSource)new GgufSource(((TensorMatrix)m).Tensor), m.Rows)));
+            return format;
+        }
+
+        if (!matrices.All(m => m is GroupQuantizedMatrix))
+            return null;
+        GroupQuantizedMatrix[] groups = [.. matrices.Cast<GroupQuantizedMatrix>()];
+        bool hasOffsets = groups.Any(g => g.Zeros is not null);
+        GroupPlan first = default;
+        for (int i = 0; i < groups.Length; i++)
+        {
+            if (!GroupRepacker.TryPlan(groups[i], out GroupPlan plan) || groups[i].Bits != groups[0].Bits)
+                return null;
+            if (i == 0)
+                first = plan;
+            else if (plan.BlockColumns != first.BlockColumns || !plan.InputOrder.AsSpan().SequenceEqual(first.InputOrder))
+                return null;
+            sources.Add((new GroupSource(groups[i], plan, hasOffsets), groups[i].Rows));
+        }
+
+        inputOrder = first.InputOrder;
+        return new PackedFormat(groups[0].Bits, first.BlockColumns, hasOffsets ? PackedOffset.ZeroPoint : PackedOffset.None);
+    }
+}
