@@ -14,7 +14,7 @@ internal static class ChatCommand
     public static Command Create(Streams streams)
     {
         var system = new Option<string?>("--system") { Description = "A system message." };
-        var model = new ModelOptions();
+        var model = new ModelOptions(hasEngine: true);
         var sampling = new SamplingFlags();
         var command = new Command("chat", "A conversation at the terminal.") { system };
         model.AddTo(command);

@@ -6,6 +6,7 @@ using Qwen.Runtime.Backends;
 using Qwen.Runtime.Engine;
 using Qwen.Runtime.Formats;
 using Qwen.Runtime.Models;
+using Qwen.Runtime.Speculation;
 using Spectre.Console;
 
 namespace Qwen.Host.Commands;
@@ -26,8 +27,11 @@ internal sealed class ModelOptions
         [nameof(EngineOptions.Threads)] = "--threads",
         [nameof(EngineOptions.GpuLayers)] = "--gpu-layers",
         [nameof(EngineOptions.GpuMemoryUtilization)] = "--gpu-memory-utilization",
+        [nameof(EngineOptions.MaxQueue)] = "--max-queue",
+        [$"{nameof(EngineOptions.Speculation)}.{nameof(SpeculationOptions.Tokens)}"] = "--num-speculative-tokens",
     };
 
+    private readonly EngineFlags? _engine;
     private readonly Option<string?> _model = CreatePath();
     private readonly Option<int?> _maxModelLength = new("--max-model-len") { Description = "Longest sequence, prompt and answer together; the model's own context if not given." };
     private readonly Option<int> _maxSequences = new("--max-num-seqs") { Description = "Most sequences that run at once.", DefaultValueFactory = _ => Defaults.MaxSequences };
@@ -43,16 +47,20 @@ internal sealed class ModelOptions
     private readonly Option<string?> _rope = new("--rope-scaling") { Description = """Rotary scaling, such as '{"rope_type":"yarn","factor":4,"original_max_position_embeddings":32768}'.""" };
     private readonly Option<string?> _template = new("--chat-template") { Description = "A file with the chat template to use instead of the model's." };
 
+    /// <summary>The flags of a command.</summary>
+    /// <param name="hasEngine">It answers requests: with the flags of the engine.</param>
+    public ModelOptions(bool hasEngine = false) => _engine = hasEngine ? new EngineFlags() : null;
+
     /// <summary>The flag that every command has.</summary>
     public static Option<string?> CreatePath() =>
         new("--model", "-m") { Description = "A directory in Hugging Face layout, a .gguf file, or synthetic:shape[:format]; the demo model if not given." };
 
     /// <summary>Checks that there is such a model.</summary>
     /// <exception cref="FileNotFoundException">There is not.</exception>
-    public static string? ReadPath(string? path) =>
+    public static string? ReadPath(string? path, string flag = "--model") =>
         path is null || path.StartsWith(SyntheticCheckpoint.Prefix, StringComparison.Ordinal) || System.IO.Path.Exists(path)
             ? path
-            : throw new FileNotFoundException($"--model: there is no file or directory '{path}'; give a directory in Hugging Face layout, a .gguf file, or synthetic:shape[:format].");
+            : throw new FileNotFoundException($"{flag}: there is no file or directory '{path}'; give a directory in Hugging Face layout, a .gguf file, or synthetic:shape[:format].");
 
     /// <summary>A number of bytes with a unit of 1024.</summary>
     /// <exception cref="ArgumentException">It is none.</exception>
@@ -70,6 +78,7 @@ internal sealed class ModelOptions
     {
         foreach (Option option in (ReadOnlySpan<Option>)[_model, _maxModelLength, _maxSequences, _maxBatchedTokens, _cacheType, _cacheBytes, _blockSize, _device, _gpuLayers, _gpuMemory, _dtype, _threads, _rope, _template])
             command.Options.Add(option);
+        _engine?.AddTo(command);
     }
 
     /// <summary>Loads the model with its engine, with a progress bar where a person is watching.</summary>
@@ -88,6 +97,7 @@ internal sealed class ModelOptions
     {
         string? path = ReadPath(parsed.GetValue(_model));
         EngineOptions options = Read(parsed);
+        options = _engine?.Apply(parsed, options) ?? options;
         try
         {
             if (!streams.IsWatched)

@@ -15,7 +15,7 @@ internal static partial class RunCommand
         var prompt = new Argument<string[]>("prompt") { Description = "The message; - or nothing reads it from standard input.", Arity = ArgumentArity.ZeroOrMore };
         var system = new Option<string?>("--system") { Description = "A system message." };
         var raw = new Option<bool>("--raw") { Description = "Continues the prompt as it is, without the chat template; control tokens written out in it count." };
-        var model = new ModelOptions();
+        var model = new ModelOptions(hasEngine: true);
         var sampling = new SamplingFlags();
         var command = new Command("run", "Answers one prompt.") { prompt, system, raw };
         command.Validators.Add(result =>

@@ -21,7 +21,7 @@ internal static class ServeCommand
         var origins = new Option<string[]>("--allowed-origins") { Description = "Web origins whose pages may use the server, such as https://example.org; * for all.", DefaultValueFactory = _ => [] };
         var certificate = new Option<string?>("--ssl-certfile") { Description = "A certificate (PEM), for TLS." };
         var certificateKey = new Option<string?>("--ssl-keyfile") { Description = "Its private key (PEM); the certificate's own file if not given." };
-        var model = new ModelOptions();
+        var model = new ModelOptions(hasEngine: true);
         var command = new Command("serve", "Serves OpenAI's API over HTTP.") { host, port, rpcPort, name, most, keys, keyFile, origins, certificate, certificateKey };
         model.AddTo(command);
         command.SetAction(async (parsed, cancellation) =>

@@ -44,6 +44,9 @@ internal sealed class EngineCore : IDisposable
     /// <summary>Anything to do, now or when its reader has caught up.</summary>
     public bool HasWork => _scheduler.HasWork;
 
+    /// <summary>Steps that threw, since the last that did not.</summary>
+    public int FailedSteps { get; private set; }
+
     /// <summary>The time between the ends of two requests, lately.</summary>
     public TimeSpan EndInterval { get; private set; }
 
@@ -79,8 +82,14 @@ internal sealed class EngineCore : IDisposable
         if (scheduled.Count == 0)
             return false;
         long start = Now;
+        int decodes = 0;
         for (int i = 0; i < scheduled.Count; i++)
-            scheduled[i].Sequence.Request.StartedAt ??= start;
+        {
+            Generation generation = scheduled[i].Sequence;
+            generation.Request.StartedAt ??= start;
+            decodes += generation.Generated > 0 && generation.Pending == 1 ? 1 : 0;
+        }
+
         try
         {
             if (_scheduler.Copies.Length > 0)
@@ -91,18 +100,20 @@ internal sealed class EngineCore : IDisposable
         catch (Exception error)
 #pragma warning restore CA1031
         {
+            FailedSteps++;
             for (int i = 0; i < scheduled.Count; i++)
                 Abandon(scheduled[i].Sequence.Request, error, EngineMetrics.Failed);
             return true;
         }
 
+        FailedSteps = 0;
         for (int i = 0; i < scheduled.Count; i++)
         {
             if (!scheduled[i].Sequence.HasEnded)
                 Accept(scheduled[i]);
         }
 
-        _steps.Note(_batch, Now - start);
+        _steps.Note(_batch, decodes, Now - start);
         _metrics.StepTokens.Record(_batch.TokenCount);
         return true;
     }
@@ -227,7 +238,10 @@ internal sealed class EngineCore : IDisposable
         if (!generation.HasEnded)
             generation.DropDraft();
         if (drafted > 0)
+        {
+            generation.NoteDraft(drafted, accepted);
             NoteDraft(drafted, accepted);
+        }
     }
 
     /// <summary>The answers that share the prompt go on by themselves, each from a token of its own.</summary>

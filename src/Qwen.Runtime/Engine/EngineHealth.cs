@@ -12,6 +12,9 @@ public enum EngineState
     /// <summary>A step has taken longer than <see cref="EngineOptions.StuckAfter"/>, and goes on.</summary>
     Stuck,
 
+    /// <summary>Its last steps all threw: what computes may be lost. A step that succeeds makes it ready again.</summary>
+    Failing,
+
     /// <summary>Its thread ended by an error. It won't come back.</summary>
     Failed,
 

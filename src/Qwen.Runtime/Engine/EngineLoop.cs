@@ -5,6 +5,9 @@ namespace Qwen.Runtime.Engine;
 /// <summary>The thread that owns the core: the network, the cache and the scheduler. Requests come in by a queue; tokens leave by their streams.</summary>
 internal sealed class EngineLoop : IDisposable
 {
+    // So many steps that throw one after the other are no longer the requests' fault.
+    private const int MostFailedSteps = 3;
+
     // How often readers and timeouts are looked after while there is nothing to compute.
     private static readonly TimeSpan IdleReview = TimeSpan.FromMilliseconds(20);
 
@@ -15,6 +18,7 @@ internal sealed class EngineLoop : IDisposable
     private readonly Queue<LoopCommand> _commands = new();
     private EngineStatistics _statistics;
     private TimeSpan _endInterval;
+    private int _failedSteps;
     private EngineState _state;
     private Exception? _error;
     private readonly AutoResetEvent _wake = new(false);
@@ -54,7 +58,13 @@ internal sealed class EngineLoop : IDisposable
             long start = Volatile.Read(ref _stepStart);
             TimeSpan step = start == 0 ? TimeSpan.Zero : _options.Clock.GetElapsedTime(start);
             lock (_lock)
-                return new EngineHealth(step > _options.StuckAfter && _state <= EngineState.Draining ? EngineState.Stuck : _state, step, _error);
+            {
+                EngineState state = _state > EngineState.Draining ? _state
+                    : step > _options.StuckAfter ? EngineState.Stuck
+                    : _failedSteps >= MostFailedSteps ? EngineState.Failing
+                    : _state;
+                return new EngineHealth(state, step, _error);
+            }
         }
     }
 
@@ -180,6 +190,7 @@ internal sealed class EngineLoop : IDisposable
         {
             _statistics = _core.Statistics;
             _endInterval = _core.EndInterval;
+            _failedSteps = _core.FailedSteps;
         }
     }
 

@@ -38,6 +38,9 @@ internal sealed class Generation : Sequence
     /// <summary>It is no longer the scheduler's.</summary>
     public bool HasEnded { get; set; }
 
+    /// <summary>Most tokens that are drafted for it next.</summary>
+    public int DraftLimit { get; private set; } = int.MaxValue;
+
     /// <summary>When its last token was sampled; null before the first.</summary>
     public long? LastTokenAt { get; set; }
 
@@ -50,6 +53,9 @@ internal sealed class Generation : Sequence
     private bool WantsPromptLogprobs => Index == 0 && Request.PromptLogprobs?.Count < PromptLength;
 
     public void Stop() => _isStopped = true;
+
+    /// <summary>Of a draft, so many tokens were right: a longer one is worth while after one that all was, a shorter one after a miss.</summary>
+    public void NoteDraft(int drafted, int accepted) => DraftLimit = accepted == drafted ? drafted + 2 : Math.Max(drafted - 1, 1);
 
     /// <summary>Why the answer ends with the token just appended; null if it goes on.</summary>
     public FinishReason? ReasonToStop(int token)

@@ -18,22 +18,15 @@ internal sealed class StepMeter(TimeProvider clock, long weightBytes, long kvByt
 
     /// <summary>Adds a step.</summary>
     /// <param name="batch">What it computed.</param>
+    /// <param name="decodes">Sequences of it whose answer it continued.</param>
     /// <param name="duration">In ticks of the clock.</param>
-    public void Note(Batch batch, long duration)
+    public void Note(Batch batch, int decodes, long duration)
     {
         long context = 0;
-        int decodes = 0, prefills = 0;
         foreach (BatchSequence s in batch.Sequences)
-        {
             context += s.FirstPosition + s.Tokens; // the tokens of a chunk read the cache together
-            if (s.Tokens == 1)
-                decodes++;
-            else
-                prefills++;
-        }
-
         ref StepStatistics kind = ref _mixed;
-        if (prefills == 0)
+        if (decodes == batch.SequenceCount)
             kind = ref _decode;
         else if (decodes == 0)
             kind = ref _prefill;

@@ -9,7 +9,7 @@ namespace Qwen.Runtime.Speculation;
 /// </summary>
 internal interface IDrafter : IDisposable
 {
-    /// <summary>Drafts up to <see cref="Scheduling.Sequence.DraftRoom"/> tokens of each sequence, or none. Allocates nothing when called again and again.</summary>
+    /// <summary>Drafts up to <see cref="Scheduling.Sequence.DraftRoom"/> and <see cref="Generation.DraftLimit"/> tokens of each sequence, or none. Allocates nothing when called again and again.</summary>
     /// <param name="generations">Answers that are being continued: each has one token to read.</param>
     void Draft(List<Generation> generations);
 

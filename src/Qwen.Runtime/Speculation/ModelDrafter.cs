@@ -118,7 +118,7 @@ internal sealed class ModelDrafter : IDrafter
         _rows.RemoveRange(0, rows);
     }
 
-    private int Most(Generation generation) => Math.Min(Math.Min(_tokens, generation.DraftRoom), _model.MaxModelLength - generation.Length);
+    private int Most(Generation generation) => Math.Min(Math.Min(_tokens, generation.DraftLimit), Math.Min(generation.DraftRoom, _model.MaxModelLength - generation.Length));
 
     /// <summary>Adds what a sequence has that is not read, as far as there is room.</summary>
     private void Add(Generation generation)

@@ -12,7 +12,7 @@ internal sealed class NGramDrafter(SpeculationOptions options) : IDrafter
     public void Draft(List<Generation> generations)
     {
         foreach (Generation generation in generations)
-            Draft(generation, options);
+            Draft(generation, options, Math.Min(options.Tokens, generation.DraftLimit));
     }
 
     public void Release(Generation generation)
@@ -24,7 +24,7 @@ internal sealed class NGramDrafter(SpeculationOptions options) : IDrafter
     }
 
     /// <summary>Drafts what followed the latest earlier occurrence of the longest end that has one.</summary>
-    internal static void Draft(Sequence sequence, SpeculationOptions options)
+    internal static void Draft(Sequence sequence, SpeculationOptions options, int most)
     {
         ReadOnlySpan<int> tokens = sequence.Tokens;
         for (int n = Math.Min(options.MaxNGram, tokens.Length - 1); n >= options.MinNGram; n--)
@@ -32,7 +32,7 @@ internal sealed class NGramDrafter(SpeculationOptions options) : IDrafter
             int at = tokens[..^1].LastIndexOf(tokens[^n..]);
             if (at < 0)
                 continue;
-            sequence.DraftCopy(at + n, Math.Min(options.Tokens, sequence.DraftRoom));
+            sequence.DraftCopy(at + n, Math.Min(most, sequence.DraftRoom));
             return;
         }
     }

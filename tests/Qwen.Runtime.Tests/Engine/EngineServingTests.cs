@@ -146,6 +146,21 @@ public sealed class EngineServingTests(EngineFixture fixture) : IClassFixture<En
         SpinWait.SpinUntil(() => loop.Health.IsReady, TimeSpan.FromSeconds(60));
         Assert.Equal(EngineState.Ready, loop.Health.State);
 
+        network.BeforeStep = _ => throw new InvalidOperationException("lost");
+        for (int i = 0; i < 3; i++)
+        {
+            Assert.True(loop.Health.IsReady);
+            loop.Submit(Request(3));
+            SpinWait.SpinUntil(() => loop.Statistics is { Running: 0, Waiting: 0 }, TimeSpan.FromSeconds(60));
+        }
+
+        SpinWait.SpinUntil(() => !loop.Health.IsReady, TimeSpan.FromSeconds(60));
+        Assert.Equal(EngineState.Failing, loop.Health.State);
+        network.BeforeStep = null;
+        loop.Submit(Request(3));
+        SpinWait.SpinUntil(() => loop.Health.IsReady, TimeSpan.FromSeconds(60));
+        Assert.Equal(EngineState.Ready, loop.Health.State);
+
         // A request that the engine would have refused: the core throws, and the loop with it.
         loop.Submit(Request(1000));
         SpinWait.SpinUntil(() => loop.Health.State == EngineState.Failed, TimeSpan.FromSeconds(60));

@@ -87,7 +87,7 @@ public sealed class SpeculationTests
     {
         var pool = new BlockPool(10, 4);
         using var sequence = new Started(tokens, pool);
-        NGramDrafter.Draft(sequence, new SpeculationOptions { Tokens = 3 });
+        NGramDrafter.Draft(sequence, new SpeculationOptions(), most: 3);
         Assert.Equal(draft, sequence.From(sequence.Length).ToArray());
     }
 
