@@ -3,8 +3,9 @@ using Qwen.DeviceCheck;
 using Qwen.DeviceCheck.Checks;
 using Qwen.Native;
 using Qwen.Native.Device;
+using Qwen.Runtime.Backends;
 
-// Qwen.DeviceCheck FOLDER [--device N] [--only TEXT]
+// Qwen.DeviceCheck FOLDER [--device N] [--only NAME,NAME]
 // Verifies on a real GPU what a machine without one can't, and measures. Exits with 0 if all is right, 1 if something is not, 2 for wrong
 // arguments, 3 where there is no GPU.
 string? folder = null, only = null;
@@ -46,10 +47,22 @@ using (device)
     report.Fact("device", device.Info.ToString());
     report.Fact("free_memory", device.FreeMemory.ToString("N0", CultureInfo.InvariantCulture));
 
+    const string Small = "synthetic:qwen2.5-0.5b:", Large = "synthetic:qwen2.5-7b:";
+    var network = new NetworkCheck(
+        (Small + "bf16", KvCacheType.F16, 0.03), (Small + "bf16", KvCacheType.F8_E4M3, 0.15), (Small + "bf16", KvCacheType.Int8, 0.05), (Small + "f16", KvCacheType.BF16, 0.03),
+        (Small + "fp8", KvCacheType.F16, 0.15), (Small + "fp8-block", KvCacheType.F16, 0.15), (Small + "awq", KvCacheType.F16, 0.05), (Small + "gptq-int8", KvCacheType.F16, 0.05),
+        (Small + "q4_0", KvCacheType.F16, 0.05), (Small + "q4_k_m", KvCacheType.F16, 0.05), (Small + "q8_0", KvCacheType.F16, 0.05));
+    var speed = new NetworkRateCheck([Small + "bf16", Large + "bf16", Large + "fp8", Large + "awq"], [1, 8, 32, 256], [512]);
+
     // In order: what later ones build on comes first, what ends the device last.
-    ICheck[] checks = [new BandwidthCheck(), new MemoryCheck(), new LaunchCheck(), new GraphCheck(), new MatmulCheck(), new MatmulRateCheck(), new RowKernelsCheck(), new SamplingKernelsCheck(), new AttentionCheck(), new FaultCheck()];
+    ICheck[] checks =
+    [
+        new BandwidthCheck(), new MemoryCheck(), new LaunchCheck(), new GraphCheck(), new MatmulCheck(), new MatmulRateCheck(),
+        new KernelCompileCheck(), new RowKernelsCheck(), new SamplingKernelsCheck(), new AttentionCheck(),
+        network, new AnswersCheck(), speed, new FaultCheck(),
+    ];
     using var session = new CheckSession(device, report);
-    foreach (ICheck check in checks.Where(c => only is null || c.Name.Contains(only, StringComparison.OrdinalIgnoreCase)))
+    foreach (ICheck check in checks.Where(c => only is null || only.Split(',').Contains(c.Name, StringComparer.OrdinalIgnoreCase)))
     {
         bool alive = session.Run(check);
         report.Write();
@@ -66,6 +79,6 @@ return report.Failures == 0 ? 0 : 1;
 
 static int Usage()
 {
-    Console.Error.WriteLine("usage: Qwen.DeviceCheck FOLDER [--device N] [--only TEXT]");
+    Console.Error.WriteLine("usage: Qwen.DeviceCheck FOLDER [--device N] [--only NAME,NAME]");
     return 2;
 }
