@@ -198,11 +198,7 @@ public sealed class EngineCoreTests : IDisposable
         foreach (Request request in requests)
             request.Stream.Read(parts);
 
-        long before = GC.GetAllocatedBytesForCurrentThread();
-        for (int i = 0; i < 300; i++)
-            core.Step();
-
-        Assert.Equal(before, GC.GetAllocatedBytesForCurrentThread());
+        Assert.Equal(0, AllocatedBySteps(core, 60));
         if (speculates && temperature == 0)
             Assert.True(core.Statistics.Speculation.AcceptedTokens > 100, $"{core.Statistics.Speculation}");
     }
@@ -226,10 +222,7 @@ public sealed class EngineCoreTests : IDisposable
 
         for (int i = 0; i < 300; i++) // tokens that come up often have been counted, buffers have grown
             core.Step();
-        long before = GC.GetAllocatedBytesForCurrentThread();
-        for (int i = 0; i < 20; i++)
-            core.Step();
-        Assert.Equal(before, GC.GetAllocatedBytesForCurrentThread());
+        Assert.Equal(0, AllocatedBySteps(core, 20));
         core.EndAll(new OperationCanceledException());
         Assert.Equal(pool.Blocks, pool.Free);
     }
@@ -237,6 +230,21 @@ public sealed class EngineCoreTests : IDisposable
     [Fact]
     public void AvailableMemory_IsSome_AndNotMoreThanThereIs() =>
         Assert.InRange(AvailableMemory.Bytes(), 1, GC.GetGCMemoryInfo().TotalAvailableMemoryBytes);
+
+    /// <summary>The least that some steps allocate: a collection that other tests cause in between may count what is left of this thread's allocation context.</summary>
+    private static long AllocatedBySteps(EngineCore core, int steps)
+    {
+        long least = long.MaxValue;
+        for (int round = 0; round < 5; round++)
+        {
+            long before = GC.GetAllocatedBytesForCurrentThread();
+            for (int i = 0; i < steps; i++)
+                core.Step();
+            least = Math.Min(least, GC.GetAllocatedBytesForCurrentThread() - before);
+        }
+
+        return least;
+    }
 
     private EngineCore Create(EngineOptions options, IDrafter? drafter = null)
     {

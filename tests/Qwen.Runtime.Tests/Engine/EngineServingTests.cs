@@ -96,9 +96,15 @@ public sealed class EngineServingTests(EngineFixture fixture) : IClassFixture<En
     [Fact]
     public async Task Drain_FinishesWhatRuns_AndTakesNoMore()
     {
-        await using QwenEngine engine = await QwenEngine.LoadAsync(Repository.DemoModel, new EngineOptions { Threads = 2 });
+        await using QwenEngine engine = await QwenEngine.LoadAsync(Repository.DemoModel, new EngineOptions { Threads = 2, MaxUnreadTokens = 4 });
         using var stop = new CancellationTokenSource();
-        Task forever = Task.Run(() => EngineFixture.CollectAsync(engine.ChatAsync(Story, new SamplingOptions { IgnoreEos = true, Temperature = 0 }, cancellation: stop.Token)));
+        var goOn = new TaskCompletionSource();
+        Task unread = Task.Run(async () =>
+        {
+            // Its reader waits, so that it can't end before it is cancelled.
+            await foreach (GenerationChunk _ in engine.ChatAsync(Story, new SamplingOptions { IgnoreEos = true, Temperature = 0 }, cancellation: stop.Token))
+                await goOn.Task;
+        });
         await EventuallyAsync(() => engine.Statistics.Running == 1);
         Assert.Equal(EngineState.Ready, engine.Health.State);
 
@@ -107,7 +113,8 @@ public sealed class EngineServingTests(EngineFixture fixture) : IClassFixture<En
         await Assert.ThrowsAsync<EngineUnavailableException>(() => EngineFixture.CollectAsync(engine.ChatAsync("Hello")));
         await stop.CancelAsync();
         Assert.True(await engine.DrainAsync(TimeSpan.FromMinutes(1)));
-        await Assert.ThrowsAnyAsync<OperationCanceledException>(() => forever);
+        goOn.SetResult();
+        await Assert.ThrowsAnyAsync<OperationCanceledException>(() => unread);
         await engine.DisposeAsync();
         Assert.Equal(EngineState.Stopped, engine.Health.State);
     }
