@@ -147,7 +147,10 @@ internal sealed unsafe class CudaBackend : IBackend
         AttentionShape shape = ShapeOf(layer);
         KvLayerPointers cache = _cache.Layer(layer.Layer);
         KeyBiasPointers bias = shape.HasKeyBias ? new KeyBiasPointers(Pointer(layer.KeyBias), _cache.RopeTable) : default;
-        _ops!.Decode(shape).Launch(_ops.Stream, Pointer(qkv), Pointer(attended), cache, _step.Sequences, _step.SequenceRows, _step.TokenRows, _attention, bias);
+        if (_step.DecodingCount > 0)
+            _ops!.Decode(shape).Launch(_ops.Stream, Pointer(qkv), Pointer(attended), cache, _step.Sequences, _step.Decoding, _step.DecodingCount, _attention, bias);
+        if (_step.PrefillingCount > 0)
+            _ops!.Prefill(shape).Launch(_ops.Stream, Pointer(qkv), Pointer(attended), cache, _step.Sequences, _step.Prefilling, _step.PrefillingCount, _step.LongestChunk, bias);
     }
 
     /// <inheritdoc/>

@@ -18,6 +18,7 @@ internal sealed class CudaOps(IDevice device, ElementType type, int rows) : IDis
     private readonly Dictionary<(ElementType, int, MatmulScale), QuantizeKernel> _quantize = [];
     private readonly Dictionary<(AttentionShape, bool), RopeAndStoreKernel> _rope = [];
     private readonly Dictionary<AttentionShape, DecodeAttentionKernel> _decode = [];
+    private readonly Dictionary<AttentionShape, PrefillAttentionKernel> _prefill = [];
     private readonly Dictionary<(PackedProduct, int), PackedGemvKernel> _gemv = [];
     private SwiGluKernel? _swiGlu;
 
@@ -57,6 +58,8 @@ internal sealed class CudaOps(IDevice device, ElementType type, int rows) : IDis
     });
 
     public DecodeAttentionKernel Decode(in AttentionShape shape) => Get(_decode, shape, static (cache, shape) => new DecodeAttentionKernel(cache, shape));
+
+    public PrefillAttentionKernel Prefill(in AttentionShape shape) => Get(_prefill, shape, static (cache, shape) => new PrefillAttentionKernel(cache, shape));
 
     public PackedGemvKernel PackedGemv(in PackedProduct product, PackedMatrix matrix) => Get(
         _gemv, (product, PackedGemvKernel.RowTilesFor(matrix, device.Info.Multiprocessors)), static (cache, key) => new PackedGemvKernel(cache, key.Item1, key.Item2));

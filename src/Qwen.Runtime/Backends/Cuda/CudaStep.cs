@@ -35,8 +35,8 @@ internal sealed unsafe class CudaStep : IDisposable
         _maxSequences = maxSequences;
         _blocksPerSequence = blocksPerSequence;
         for (int i = 1; i < _offsets.Length; i++)
-            _offsets[i] = _offsets[i - 1] + (maxTokens + 3) / 4 * 4; // each field 16-byte aligned
-        long bytes = (_offsets[^1] + ((long)maxTokens * blocksPerSequence)) * sizeof(int);
+            _offsets[i] = _offsets[i - 1] + ((i <= (int)Field.LogitRows + 1 ? maxTokens : maxSequences) + 3) / 4 * 4; // each field 16-byte aligned
+        long bytes = (_offsets[^1] + ((long)maxSequences * blocksPerSequence)) * sizeof(int);
         _device = arena.Take(bytes);
         if (device is null)
             return;
@@ -53,7 +53,8 @@ internal sealed unsafe class CudaStep : IDisposable
         FirstToken,
         SequenceTokens,
         FirstPosition,
-        Rows,
+        Decoding,
+        Prefilling,
         BlockTables,
     }
 
@@ -69,14 +70,26 @@ internal sealed unsafe class CudaStep : IDisposable
     /// <summary>Rows whose logits are wanted [logit rows].</summary>
     public DevicePointer LogitRows => At(Field.LogitRows);
 
-    /// <summary>Every token as a sequence of its own, on the blocks of the one it is of: attention works on the tokens of a prompt as on those of many sequences.</summary>
+    /// <summary>The sequences: first row, rows, position of the first row, and blocks.</summary>
     public SequenceTable Sequences => new(At(Field.FirstToken), At(Field.SequenceTokens), At(Field.FirstPosition), At(Field.BlockTables), _blocksPerSequence);
 
-    /// <summary>0, 1, 2, ...: the rows of <see cref="Sequences"/>.</summary>
-    public DevicePointer SequenceRows => At(Field.Rows);
+    /// <summary>Indices of the sequences with one row, and of padding.</summary>
+    public DevicePointer Decoding => At(Field.Decoding);
+
+    /// <summary>Indices of the others.</summary>
+    public DevicePointer Prefilling => At(Field.Prefilling);
 
     /// <summary>Rows of tokens, padding included.</summary>
     public int TokenRows { get; private set; }
+
+    /// <summary>Sequences with one row, padding included.</summary>
+    public int DecodingCount { get; private set; }
+
+    /// <summary>The other sequences.</summary>
+    public int PrefillingCount { get; private set; }
+
+    /// <summary>Most rows of a sequence.</summary>
+    public int LongestChunk { get; private set; }
 
     /// <summary>The padded step's rows: of tokens, sequences and logits alike; 0 where the step isn't padded.</summary>
     public int PaddedRows { get; private set; }
@@ -94,34 +107,33 @@ internal sealed unsafe class CudaStep : IDisposable
     public void Upload(IDeviceStream stream, Batch batch, int blockSize)
     {
         _copied!.Synchronize(); // the copy of the step before has read the host's buffer
-        int tokens = batch.TokenCount;
+        int tokens = batch.TokenCount, sequences = batch.SequenceCount;
         Host(Field.Tokens, batch.Tokens, tokens);
         Host(Field.Positions, batch.Positions, tokens);
         Host(Field.Slots, batch.Slots, tokens);
         Host(Field.LogitRows, batch.LogitRows, batch.LogitRowCount);
-                int row = 0;
-        foreach (BatchSequence sequence in batch.Sequences)
+        DecodingCount = PrefillingCount = LongestChunk = 0;
+        for (int i = 0; i < sequences; i++)
         {
-            for (int i = 0; i < sequence.Tokens; i++, row++)
-            {
-                int blocks = (sequence.FirstPosition + i + blockSize) / blockSize;
-                PutSequence(row, 1, sequence.FirstPosition + i);
-                new ReadOnlySpan<int>(sequence.Blocks, blocks).CopyTo(new Span<int>(Host(Field.BlockTables) + ((long)row * _blocksPerSequence), blocks));
-            }
+            BatchSequence sequence = batch.Sequences[i];
+            PutSequence(i, sequence.FirstToken, sequence.Tokens, sequence.FirstPosition);
+            int context = sequence.FirstPosition + sequence.Tokens, blocks = (context + blockSize - 1) / blockSize;
+            new ReadOnlySpan<int>(sequence.Blocks, blocks).CopyTo(new Span<int>(Host(Field.BlockTables) + ((long)i * _blocksPerSequence), blocks));
+            LongestChunk = Math.Max(LongestChunk, sequence.Tokens);
         }
 
         TokenRows = tokens;
-        PaddedRows = batch.SequenceCount == tokens && batch.LogitRowCount == tokens && Padded(tokens) <= Math.Min(MaxPaddedRows, _maxSequences) ? Padded(tokens) : 0;
+        PaddedRows = DecodingCount == tokens && batch.LogitRowCount == tokens && Padded(tokens) <= Math.Min(MaxPaddedRows, _maxSequences) ? Padded(tokens) : 0;
         for (int i = tokens; i < PaddedRows; i++)
         {
             Host(Field.Tokens)[i] = Host(Field.Positions)[i] = 0;
             Host(Field.Slots)[i] = -1;
             Host(Field.LogitRows)[i] = i;
-            PutSequence(i, 0, 0);
+            PutSequence(i, i, 0, 0);
             TokenRows++;
         }
 
-        long used = _offsets[^1] + ((long)tokens * _blocksPerSequence);
+        long used = _offsets[^1] + ((long)sequences * _blocksPerSequence);
         stream.CopyToDevice(_device, _host!.Pointer, used * sizeof(int));
         stream.Record(_copied);
     }
@@ -133,11 +145,15 @@ internal sealed unsafe class CudaStep : IDisposable
         _host?.Dispose();
     }
 
-    private void PutSequence(int row, int tokens, int position)
+    private void PutSequence(int index, int firstToken, int tokens, int firstPosition)
     {
-        Host(Field.FirstToken)[row] = Host(Field.Rows)[row] = row;
-        Host(Field.SequenceTokens)[row] = tokens;
-        Host(Field.FirstPosition)[row] = position;
+        Host(Field.FirstToken)[index] = firstToken;
+        Host(Field.SequenceTokens)[index] = tokens;
+        Host(Field.FirstPosition)[index] = firstPosition;
+        if (tokens <= 1)
+            Host(Field.Decoding)[DecodingCount++] = index;
+        else
+            Host(Field.Prefilling)[PrefillingCount++] = index;
     }
 
     private DevicePointer At(Field field) => _device + ((long)_offsets[(int)field] * sizeof(int));
