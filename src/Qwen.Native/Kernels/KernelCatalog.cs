@@ -91,7 +91,7 @@ public static class KernelCatalog
         yield return CopyBlocksKernel.Build(target, 4 * 16 * 128 * sizeof(ushort));
     }
 
-    // What multiplies by packed weights: a projection with bias into activations, and one added to the residual.
+    // What multiplies by packed weights, a projection with bias into activations and one added to the residual; what reads quantized ones.
     private static IEnumerable<PtxKernel> Packed(PtxTarget target)
     {
         PackedFormat[] formats =
@@ -113,7 +113,20 @@ public static class KernelCatalog
                         yield return PackedGemvKernel.Build(target, product, rowTiles);
                 }
             }
+
+            for (int tileRows = 16; tileRows <= PackedGemmKernel.TileRowsFor(format, 64); tileRows *= 2) // with F16 only constants differ
+                yield return PackedGemmKernel.Build(target, new PackedProduct(format, ElementType.BF16, ElementType.F32, Accumulate: true), tileRows);
+            yield return UnpackKernel.Build(target, format, ElementType.BF16);
         }
+
+        foreach (BlockFormat format in Enum.GetValues<BlockFormat>())
+        {
+            yield return DequantizeKernel.Build(target, format, ElementType.BF16, gather: false);
+            yield return DequantizeKernel.Build(target, format, ElementType.F32, gather: true);
+        }
+
+        yield return DequantizeFloat8Kernel.Build(target, ElementType.BF16, gather: false);
+        yield return DequantizeFloat8Kernel.Build(target, ElementType.F32, gather: true);
     }
 
     // What chooses tokens.

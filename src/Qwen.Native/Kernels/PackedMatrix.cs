@@ -25,7 +25,7 @@ public interface IPackedSource
 /// 32 (j >> 1) + 8 t + 4 (j &amp; 1) + 2 (r >> 1) and the next: shifted by j fields and masked, a word is a register of two codes in 16-bit halves.
 /// The sum over inputs has no order, so they are dealt such that what a lane needs of an activation's row is 16 consecutive bytes for two steps.
 /// Scales: [row tile][group][g = 0..7] of the pair of F16 for rows g and g + 8, followed by the pair of offsets if there are any: what one lane
-/// needs of a group is one access. Outputs are padded to a multiple of 64 and inputs to whole tiles, with codes and scales of zero.
+/// needs of a group is one access. Outputs are padded to a multiple of 128 and inputs to whole tiles, with codes and scales of zero.
 /// All F16: rounded once where a source's scales and minima have more bits (Q4_K's products of F16 and 6 bits; F32 scales), else exact.
 /// </remarks>
 public sealed class PackedMatrix
@@ -34,7 +34,7 @@ public sealed class PackedMatrix
     public const int TileOutputs = 16;
 
     internal const int TileBytes = 512;
-    private const int OutputMultiple = 64; // what the widest kernel's warp reads without asking
+    private const int OutputMultiple = 128; // what a block of the widest kernel reads without asking
     private const int MostExtent = 1 << 22; // so that a byte of a row tile fits 32 bits
     private const float MostHalf = 65504;
 

@@ -120,7 +120,7 @@ internal sealed class Block : IDisposable
             warp.State = WarpState.AtBarrier;
         if (barrier.Arrived.Count < expected)
             return;
-        Shared.Synchronize(barrier.Arrived, partial: expected < _warps.Length);
+        Shared.Synchronize(barrier.Arrived);
         foreach ((Warp arrived, _) in barrier.Arrived)
         {
             if (arrived.State == WarpState.AtBarrier)

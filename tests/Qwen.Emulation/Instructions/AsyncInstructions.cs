@@ -194,7 +194,6 @@ internal sealed unsafe class BarrierInitialize(Addressing at, Source? count) : I
         {
             int lane = BitOperations.TrailingZeroCount(lanes);
             warp.Block.Shared.Write(warp, addresses[lane], 8, lane);
-            warp.Block.Shared.BecomePartial();
             if (count is not { } source)
             {
                 if (!warp.Block.TransactionBarriers.Remove((uint)addresses[lane]))

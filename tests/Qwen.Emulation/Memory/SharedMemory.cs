@@ -12,7 +12,7 @@ namespace Qwen.Emulation.Memory;
 /// </summary>
 /// <remarks>
 /// A tag is (segment &lt;&lt; 6 | warp + 1); several unordered readers are tagged as warp 63, atomic operations as 62, with the latest segment. Such a byte may be written once
-/// all warps are known up to that segment; after a barrier for some warps only, once one is, so that a race may be missed, but none is invented.
+/// any warp is known up to that segment: as segments count over the block, all of them are after a barrier for all; after one for some warps a race may be missed, but none is invented.
 /// Segments count on from block to block, so that tags of earlier blocks read as unwritten.
 /// </remarks>
 internal sealed unsafe class SharedMemory : IDisposable
@@ -25,7 +25,6 @@ internal sealed unsafe class SharedMemory : IDisposable
     private readonly uint* _readers;
     private uint _segment = 1;
     private uint _oldest;
-    private bool _partial;
 
     public SharedMemory(int bytes)
     {
@@ -53,7 +52,7 @@ internal sealed unsafe class SharedMemory : IDisposable
             _segment = 1;
         }
 
-        (Wavefronts, Conflicts, _partial) = (0, 0, false);
+        (Wavefronts, Conflicts) = (0, 0);
         _segment += 2;
         _oldest = _segment << 6;
         return _segment;
@@ -126,9 +125,8 @@ internal sealed unsafe class SharedMemory : IDisposable
     public void Complete(Warp warp, byte* place, int bytes) => new Span<uint>(_writers + (place - _data), bytes).Fill(Tag(warp));
 
     /// <summary>All that the warps did up to here comes before all that those who wait do next.</summary>
-    public void Synchronize(List<(Warp Warp, bool Waits)> warps, bool partial)
+    public void Synchronize(List<(Warp Warp, bool Waits)> warps)
     {
-        _partial |= partial;
         Span<uint> known = stackalloc uint[32];
         uint last = _segment; // what any of these warps does next has a later number, so all up to here is known of each
         foreach ((Warp warp, _) in warps)
@@ -158,9 +156,6 @@ internal sealed unsafe class SharedMemory : IDisposable
         for (int i = 0; i < 32; i++)
             warp.Known[i] = Math.Max(warp.Known[i], known[i]);
     }
-
-    /// <summary>From here on synchronization may be of some warps only.</summary>
-    public void BecomePartial() => _partial = true;
 
     /// <summary>Counts passes over the 32 banks of 4 bytes: a pass serves 32 lanes of 4 bytes, 16 of 8 or 8 of 16, each bank one word.</summary>
     public void CountBanks(ulong* addresses, uint mask, int bytes)
@@ -258,19 +253,16 @@ internal sealed unsafe class SharedMemory : IDisposable
         uint other => $"warp {other - 1} has",
     };
 
-    private bool IsOrdered(Warp warp, uint tag)
+    private static bool IsOrdered(Warp warp, uint tag)
     {
         uint other = (tag & 63) - 1, segment = tag >> 6;
         if (other == (uint)warp.Index)
             return true;
         if (other < 32)
             return segment <= warp.Known[other];
-        uint known = _partial ? 0 : uint.MaxValue;
+        uint known = 0;
         for (int i = 0; i < warp.Block.WarpCount; i++)
-        {
-            if (i != warp.Index)
-                known = _partial ? Math.Max(known, warp.Known[i]) : Math.Min(known, warp.Known[i]);
-        }
+            known = Math.Max(known, warp.Known[i]);
 
         return segment <= known;
     }

@@ -46,18 +46,18 @@ internal sealed class PackedWeights : IPackedSource
         return Matrix.Format.Offset == PackedOffset.Minimum ? (scale * code) + offset : scale * (code - offset);
     }
 
-    /// <summary>y[r, o], and the sum of the sizes of all that a kernel adds up for it, biases of codes (at most 1024 + 256) included.</summary>
-    public (double Value, double Size) Product(ReadOnlySpan<float> x, int output)
+    /// <summary>The weights [Outputs, Inputs], and the sizes of what a kernel adds up in their place: a code's bias (at most 1024 + 256) in and out, a minimum.</summary>
+    public (double[] Values, double[] Sizes) Weights()
     {
-        double value = 0, size = 0;
-        for (int i = 0; i < x.Length; i++)
+        var (values, sizes) = (new double[_codes.Length], new double[_codes.Length]);
+        for (int i = 0; i < _codes.Length; i++)
         {
-            (_, double scale, double offset) = Parts(output, i);
-            value += Weight(output, i) * x[i];
-            size += ((scale * 2 * 1280) + Math.Abs(offset)) * Math.Abs(x[i]);
+            values[i] = Weight(i / Matrix.Inputs, i % Matrix.Inputs);
+            (_, double scale, double offset) = Parts(i / Matrix.Inputs, i % Matrix.Inputs);
+            sizes[i] = (scale * 2 * 1280) + Math.Abs(offset);
         }
 
-        return (value, size);
+        return (values, sizes);
     }
 
     private (int Code, double Scale, double Offset) Parts(int row, int column)

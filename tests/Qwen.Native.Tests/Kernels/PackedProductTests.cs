@@ -1,0 +1,202 @@
+using Qwen.Emulation;
+using Qwen.Native.Device;
+using Qwen.Native.Kernels;
+
+namespace Qwen.Native.Tests.Kernels;
+
+/// <summary>The kernels that multiply by packed weights, on the emulated device, against plain sums.</summary>
+public sealed class PackedProductTests
+{
+    public static TheoryData<int, int, PackedOffset> Formats => PackedMatrixTests.Formats;
+
+    [Theory]
+    [MemberData(nameof(Formats))]
+    public void Gemv_IsTheProduct(int bits, int groupSize, PackedOffset offset)
+    {
+        int seed = Random.Shared.Next();
+        var random = new Random(seed);
+        var format = new PackedFormat(bits, groupSize, offset);
+        int sm = random.Next(2) == 0 ? 80 : 90;
+        using var device = new EmulatedDevice(sm);
+        using var cache = new KernelCache(device);
+        foreach (PackedProduct product in PackedWeights.Products(format))
+        {
+            int rowTiles = random.Next(1, 3), rows = random.Next(1, PackedGemvKernel.MostRows + 1);
+            int unit = groupSize == PackedFormat.WholeRow ? format.TileInputs : groupSize;
+            int inputs = unit * random.Next(1, Math.Max(2, 600 / unit));
+            if (random.Next(6) == 0)
+                inputs = unit * (format.TileInputs * 110 / unit); // more tiles than are loaded ahead
+            var matrix = new PackedMatrix(random.Next(1, 70), inputs, format);
+            var kernel = new PackedGemvKernel(cache, product, rowTiles);
+            Check(device, product, matrix, rows, random, $"seed {seed}, sm_{sm}, x{rowTiles}", kernel.Launch);
+        }
+    }
+
+    [Theory]
+    [MemberData(nameof(Formats))]
+    public void Gemm_IsTheProduct(int bits, int groupSize, PackedOffset offset)
+    {
+        int seed = Random.Shared.Next();
+        var random = new Random(seed);
+        var format = new PackedFormat(bits, groupSize, offset);
+        int sm = random.Next(2) == 0 ? 80 : 90;
+        using var device = new EmulatedDevice(sm);
+        using var cache = new KernelCache(device);
+        using IDeviceStream stream = device.CreateStream();
+        using DeviceBuffer workspace = device.Allocate(8 << 20);
+        stream.Fill(workspace.Pointer, 0, workspace.ByteCount);
+        foreach (PackedProduct product in PackedWeights.Products(format))
+        {
+            int unit = groupSize == PackedFormat.WholeRow ? format.TileInputs : groupSize;
+            int inputs = unit * random.Next(1, Math.Max(2, 900 / unit)), rows = random.Next(1, 70);
+            if (random.Next(4) == 0)
+                (inputs, rows) = (unit * random.Next(1, Math.Max(2, 200 / unit)), random.Next(64, 131));
+            var matrix = new PackedMatrix(random.Next(1, random.Next(3) == 0 ? 300 : 70), inputs, format);
+            int tileRows = PackedGemmKernel.TileRowsFor(format, 16 << random.Next(3));
+            var kernel = new PackedGemmKernel(cache, product, tileRows);
+            Assert.InRange(kernel.WorkspaceBytes(matrix, rows), 0, workspace.ByteCount);
+            Check(
+                device, product, matrix, rows, random, $"seed {seed}, sm_{sm}, x{tileRows}",
+                (on, m, w, x, bias, y, count) => kernel.Launch(on, m, w, x, bias, y, count, workspace.Pointer));
+        }
+    }
+
+    [Fact]
+    public void Gemv_GivesARowTheSameBits_AloneAndAmongOthers()
+    {
+        var product = new PackedProduct(new PackedFormat(4, 128, PackedOffset.ZeroPoint), ElementType.BF16, ElementType.F32);
+        var matrix = new PackedMatrix(48, 1280, product.Format);
+        var random = new Random(5);
+        byte[] packed = matrix.Pack(new PackedWeights(matrix, random));
+        float[] x = Values(8 * matrix.Inputs, product.Activations, random);
+        using var device = new EmulatedDevice();
+        using var cache = new KernelCache(device);
+        using IDeviceStream stream = device.CreateStream();
+        using DeviceBuffer weights = Upload(device, stream, packed), xs = Upload(device, stream, Bytes(x, product.Activations));
+        var kernel = new PackedGemvKernel(cache, product, matrix);
+
+        byte[] Rows(int first, int rows)
+        {
+            using DeviceBuffer y = device.Allocate(rows * matrix.Outputs * sizeof(float));
+            kernel.Launch(stream, matrix, weights.Pointer, xs.Pointer + (first * matrix.Inputs * 2), default, y.Pointer, rows);
+            return Download(stream, y);
+        }
+
+        byte[] all = Rows(0, 8);
+        for (int row = 0; row < 8; row++)
+            Assert.Equal(all.AsSpan(row * matrix.Outputs * sizeof(float), matrix.Outputs * sizeof(float)).ToArray(), Rows(row, 1));
+    }
+
+    [Fact]
+    public void WrongArguments_AreRefused()
+    {
+        using var device = new EmulatedDevice();
+        using var cache = new KernelCache(device);
+        using IDeviceStream stream = device.CreateStream();
+        var format = new PackedFormat(4, 128, PackedOffset.None);
+        var product = new PackedProduct(format, ElementType.BF16, ElementType.BF16);
+        var kernel = new PackedGemvKernel(cache, product, 1);
+        Assert.Throws<ArgumentOutOfRangeException>(() => kernel.Launch(stream, new PackedMatrix(16, 128, format), default, default, default, default, 9));
+        Assert.Throws<ArgumentOutOfRangeException>(() => kernel.Launch(stream, new PackedMatrix(16, 128, format), default, default, default, default, 0));
+        Assert.Throws<ArgumentOutOfRangeException>(() => kernel.Launch(stream, new PackedMatrix(16, 128, format with { GroupSize = 64 }), default, default, default, default, 1));
+        Assert.Throws<ArgumentOutOfRangeException>(() => new PackedGemvKernel(cache, product with { Activations = ElementType.F32 }, 1));
+        Assert.Throws<ArgumentOutOfRangeException>(() => new PackedGemvKernel(cache, product with { Accumulate = true }, 1));
+    }
+
+    private delegate void LaunchProduct(IDeviceStream stream, PackedMatrix matrix, DevicePointer weights, DevicePointer x, DevicePointer bias, DevicePointer y, int rows);
+
+    /// <summary>
+    /// Runs a product and compares it with plain sums. A sum of n terms in F32 is off by at most n 2^-24 times the sum of their sizes (the tensor
+    /// cores truncate: twice that). Sizes include the biases of codes, which makes that bound wide, so the norm of all errors is bounded as
+    /// well: with F16, whose codes have a bias of 1024 where they are about 4, roundings of random signs give a few times 2^-24 * 1024 / 4. A 16-bit result is rounded once more.
+    /// </summary>
+    private static void Check(EmulatedDevice device, PackedProduct product, PackedMatrix matrix, int rows, Random random, string what, LaunchProduct launch)
+    {
+        what = $"{what}, {product}, [{matrix.Outputs}, {matrix.Inputs}], {rows} rows";
+        var weights = new PackedWeights(matrix, random);
+        float[] x = Values(rows * matrix.Inputs, product.Activations, random), y = Values(rows * matrix.Outputs, ElementType.F32, random), bias = Values(matrix.Outputs, ElementType.F32, random);
+        byte[] result;
+        using (IDeviceStream stream = device.CreateStream())
+        using (DeviceBuffer w = Upload(device, stream, matrix.Pack(weights)), xs = Upload(device, stream, Bytes(x, product.Activations)), bs = Upload(device, stream, Bytes(bias, ElementType.F32)))
+        using (DeviceBuffer ys = product.Accumulate ? Upload(device, stream, Bytes(y, ElementType.F32)) : device.Allocate(rows * matrix.Outputs * product.Result.Bytes()))
+        {
+            launch(stream, matrix, w.Pointer, xs.Pointer, bs.Pointer, ys.Pointer, rows);
+            stream.Synchronize();
+            result = Download(stream, ys);
+        }
+
+        float rounding = product.Result switch { ElementType.F16 => MathF.ScaleB(1, -11), ElementType.BF16 => MathF.ScaleB(1, -8), _ => MathF.ScaleB(1, -24) };
+        (double[] values, double[] magnitudes) = weights.Weights();
+        double errors = 0, sizes = 0;
+        for (int row = 0; row < rows; row++)
+        {
+            for (int output = 0; output < matrix.Outputs; output++)
+            {
+                double value = 0, size = 0;
+                for (int i = 0; i < matrix.Inputs; i++)
+                {
+                    value += values[(output * matrix.Inputs) + i] * x[(row * matrix.Inputs) + i];
+                    size += magnitudes[(output * matrix.Inputs) + i] * Math.Abs(x[(row * matrix.Inputs) + i]);
+                }
+
+                value += (product.Bias ? bias[output] : 0) + (product.Accumulate ? y[(row * matrix.Outputs) + output] : 0);
+                double error = Math.Abs(Value(result, (row * matrix.Outputs) + output, product.Result) - value);
+                Assert.True(
+                    error <= (matrix.Inputs + 16) * Math.ScaleB(size + 2, -23) + (Math.Abs(value) * rounding * 2),
+                    $"{what}: y[{row}, {output}] is {Value(result, (row * matrix.Outputs) + output, product.Result)}, not {value}");
+                errors += error * error;
+                sizes += (value * value) + 1; // values are of the order of 1
+            }
+        }
+
+        Assert.True(Math.Sqrt(errors) <= Math.Sqrt(sizes) * (rounding + Math.ScaleB(1, -13)), $"{what}: off by {Math.Sqrt(errors / sizes)}");
+    }
+
+    private static float[] Values(int count, ElementType type, Random random)
+    {
+        var values = new float[count];
+        for (int i = 0; i < count; i++)
+        {
+            float value = (random.NextSingle() * 2) - 1;
+            values[i] = type switch
+            {
+                ElementType.F16 => (float)(Half)value,
+                ElementType.BF16 => BitConverter.UInt32BitsToSingle(BitConverter.SingleToUInt32Bits(value) & 0xffff0000),
+                _ => value,
+            };
+        }
+
+        return values;
+    }
+
+    private static byte[] Bytes(float[] values, ElementType type) => type switch
+    {
+        ElementType.F32 => [.. values.SelectMany(BitConverter.GetBytes)],
+        ElementType.F16 => [.. values.SelectMany(v => BitConverter.GetBytes((Half)v))],
+        _ => [.. values.SelectMany(v => BitConverter.GetBytes((ushort)(BitConverter.SingleToUInt32Bits(v) >> 16)))],
+    };
+
+    private static float Value(byte[] bytes, int i, ElementType type) => type switch
+    {
+        ElementType.F32 => BitConverter.ToSingle(bytes, i * 4),
+        ElementType.F16 => (float)BitConverter.ToHalf(bytes, i * 2),
+        _ => BitConverter.UInt32BitsToSingle((uint)BitConverter.ToUInt16(bytes, i * 2) << 16),
+    };
+
+    private static unsafe DeviceBuffer Upload(EmulatedDevice device, IDeviceStream stream, byte[] bytes)
+    {
+        DeviceBuffer buffer = device.Allocate(bytes.Length);
+        fixed (byte* from = bytes)
+            stream.CopyToDevice(buffer.Pointer, from, bytes.Length);
+        return buffer;
+    }
+
+    private static unsafe byte[] Download(IDeviceStream stream, DeviceBuffer buffer)
+    {
+        var bytes = new byte[buffer.ByteCount];
+        fixed (byte* to = bytes)
+            stream.CopyToHost(to, buffer.Pointer, bytes.Length);
+        stream.Synchronize();
+        return bytes;
+    }
+}
