@@ -5,17 +5,25 @@ using Qwen.Native;
 using Qwen.Native.Device;
 using Qwen.Runtime.Backends;
 
-// Qwen.DeviceCheck FOLDER [--device N] [--only NAME,NAME]
+// Qwen.DeviceCheck FOLDER [--device N] [--only NAME,NAME] [--models A,B] [--batches N,N] [--contexts N,N]
 // Verifies on a real GPU what a machine without one can't, and measures. Exits with 0 if all is right, 1 if something is not, 2 for wrong
 // arguments, 3 where there is no GPU.
 string? folder = null, only = null;
 int index = 0;
+string[] models = ["synthetic:qwen2.5-0.5b:bf16", "synthetic:qwen2.5-7b:bf16", "synthetic:qwen2.5-7b:fp8", "synthetic:qwen2.5-7b:awq"];
+int[] batches = [1, 8, 32, 256], contexts = [512];
 for (int i = 0; i < args.Length; i++)
 {
     if (args[i] == "--device" && i + 1 < args.Length && int.TryParse(args[i + 1], NumberStyles.None, CultureInfo.InvariantCulture, out index))
         i++;
     else if (args[i] == "--only" && i + 1 < args.Length)
         only = args[++i];
+    else if (args[i] == "--models" && i + 1 < args.Length)
+        models = args[++i].Split(',');
+    else if (args[i] == "--batches" && i + 1 < args.Length)
+        batches = Numbers(args[++i]);
+    else if (args[i] == "--contexts" && i + 1 < args.Length)
+        contexts = Numbers(args[++i]);
     else if (folder is null && !args[i].StartsWith('-'))
         folder = args[i];
     else
@@ -47,14 +55,14 @@ using (device)
     report.Fact("device", device.Info.ToString());
     report.Fact("free_memory", device.FreeMemory.ToString("N0", CultureInfo.InvariantCulture));
 
-    const string Small = "synthetic:qwen2.5-0.5b:", Large = "synthetic:qwen2.5-7b:";
+    const string Small = "synthetic:qwen2.5-0.5b:";
     // The CPU rounds activations to 8 bits for integer weights; the device rounds them to FP8 for FP8 weights, and its FP8 cache has no scales.
     const double Close = 0.04, Bytes = 0.12, Float8Cache = 0.3;
     var network = new NetworkCheck(
         (Small + "bf16", KvCacheType.F16, Close), (Small + "bf16", KvCacheType.F8_E4M3, Float8Cache), (Small + "bf16", KvCacheType.Int8, Bytes), (Small + "f16", KvCacheType.BF16, Close),
         (Small + "fp8", KvCacheType.F16, Bytes), (Small + "fp8-block", KvCacheType.F16, Bytes), (Small + "awq", KvCacheType.F16, Bytes), (Small + "gptq-int8", KvCacheType.F16, Bytes),
         (Small + "q4_0", KvCacheType.F16, Bytes), (Small + "q4_k_m", KvCacheType.F16, Bytes), (Small + "q8_0", KvCacheType.F16, Bytes));
-    var speed = new NetworkRateCheck([Small + "bf16", Large + "bf16", Large + "fp8", Large + "awq"], [1, 8, 32, 256], [512]);
+    var speed = new NetworkRateCheck(models, batches, contexts);
 
     // In order: what later ones build on comes first, what ends the device last.
     ICheck[] checks =
@@ -81,6 +89,8 @@ return report.Failures == 0 ? 0 : 1;
 
 static int Usage()
 {
-    Console.Error.WriteLine("usage: Qwen.DeviceCheck FOLDER [--device N] [--only NAME,NAME]");
+    Console.Error.WriteLine("usage: Qwen.DeviceCheck FOLDER [--device N] [--only NAME,NAME] [--models A,B] [--batches N,N] [--contexts N,N]");
     return 2;
 }
+
+static int[] Numbers(string text) => [.. text.Split(',').Select(n => int.Parse(n, NumberStyles.None, CultureInfo.InvariantCulture))];
