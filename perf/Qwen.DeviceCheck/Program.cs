@@ -68,7 +68,7 @@ using (device)
     ICheck[] checks =
     [
         new BandwidthCheck(), new MemoryCheck(), new LaunchCheck(), new GraphCheck(), new MatmulCheck(), new MatmulRateCheck(),
-        new KernelCompileCheck(), new RowKernelsCheck(), new SamplingKernelsCheck(), new AttentionCheck(), new PackedCheck(),
+        new KernelCompileCheck(), new RowKernelsCheck(), new SamplingKernelsCheck(), new AttentionCheck(),
         network, new AnswersCheck(), speed, new FaultCheck(),
     ];
     using var session = new CheckSession(device, report);

@@ -46,7 +46,7 @@ internal static class CommandLine
             return UserError;
         }
 
-        // Signals are left to the system, to ASP.NET (serve) and to the conversation (chat).
+        // Signals are left to the system, to the server's drain (serve) and to the conversation (chat).
         var configuration = new InvocationConfiguration { EnableDefaultExceptionHandler = false, ProcessTerminationTimeout = null, Output = streams.Output, Error = streams.Error };
         try
         {

@@ -24,6 +24,7 @@ internal sealed class ModelOptions
         [nameof(EngineOptions.MaxBatchedTokens)] = "--max-num-batched-tokens",
         [nameof(EngineOptions.KvCacheBytes)] = "--kv-cache-memory",
         [nameof(EngineOptions.BlockSize)] = "--block-size",
+        [nameof(EngineOptions.MaxUnreadTokens)] = "--max-unread-tokens",
         [nameof(EngineOptions.Threads)] = "--threads",
         [nameof(EngineOptions.GpuLayers)] = "--gpu-layers",
         [nameof(EngineOptions.GpuMemoryUtilization)] = "--gpu-memory-utilization",
@@ -74,6 +75,13 @@ internal sealed class ModelOptions
             : throw new ArgumentException($"{flag}: '{text}' is not a number of bytes; write 1073741824, 512M or 2G.");
     }
 
+    /// <summary>A time in seconds.</summary>
+    /// <exception cref="ArgumentException">It is none, or not between 0 and a day.</exception>
+    public static TimeSpan Seconds(string flag, double seconds, bool canBeZero = false) =>
+        seconds is > 0 and <= 86_400 || (canBeZero && seconds == 0)
+            ? TimeSpan.FromSeconds(seconds)
+            : throw new ArgumentException($"{flag}: {seconds.ToString(CultureInfo.InvariantCulture)} is not a number of seconds between 0 and 86400.");
+
     public void AddTo(Command command)
     {
         foreach (Option option in (ReadOnlySpan<Option>)[_model, _maxModelLength, _maxSequences, _maxBatchedTokens, _cacheType, _cacheBytes, _blockSize, _device, _gpuLayers, _gpuMemory, _dtype, _threads, _rope, _template])
@@ -82,9 +90,13 @@ internal sealed class ModelOptions
     }
 
     /// <summary>Loads the model with its engine, with a progress bar where a person is watching.</summary>
-    public async Task<QwenEngine> LoadEngineAsync(ParseResult parsed, Streams streams, CancellationToken cancellation)
+    /// <param name="parsed">The command line.</param>
+    /// <param name="streams">For the bar.</param>
+    /// <param name="cancellation">Stops the loading.</param>
+    /// <param name="further">What other flags add to the options.</param>
+    public async Task<QwenEngine> LoadEngineAsync(ParseResult parsed, Streams streams, CancellationToken cancellation, Func<EngineOptions, EngineOptions>? further = null)
     {
-        QwenEngine engine = await LoadAsync(parsed, streams, (path, options, progress) => QwenEngine.LoadAsync(path, options, progress, cancellation)).ConfigureAwait(false);
+        QwenEngine engine = await LoadAsync(parsed, streams, (path, options, progress) => QwenEngine.LoadAsync(path, further?.Invoke(options) ?? options, progress, cancellation)).ConfigureAwait(false);
         await streams.NoteAsync($"{engine.Model.Placement}\n").ConfigureAwait(false);
         return engine;
     }

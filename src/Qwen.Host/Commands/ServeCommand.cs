@@ -6,7 +6,7 @@ using Qwen.Runtime.Engine;
 
 namespace Qwen.Host.Commands;
 
-/// <summary><c>qwen serve</c>: OpenAI's API over HTTP, until SIGINT or SIGTERM.</summary>
+/// <summary><c>qwen serve</c>: OpenAI's API over HTTP, until SIGINT or SIGTERM (<see cref="DrainLifetime"/>).</summary>
 internal static class ServeCommand
 {
     public static Command Create(Streams streams)
@@ -21,9 +21,20 @@ internal static class ServeCommand
         var origins = new Option<string[]>("--allowed-origins") { Description = "Web origins whose pages may use the server, such as https://example.org; * for all.", DefaultValueFactory = _ => [] };
         var certificate = new Option<string?>("--ssl-certfile") { Description = "A certificate (PEM), for TLS." };
         var certificateKey = new Option<string?>("--ssl-keyfile") { Description = "Its private key (PEM); the certificate's own file if not given." };
+        var requestTimeout = new Option<double?>("--request-timeout") { Description = "Most seconds that a request may take, queue and answer together; as long as it takes if not given." };
+        var drainTimeout = new Option<double>("--drain-timeout") { Description = "Seconds that running requests get to end after SIGTERM or SIGINT.", DefaultValueFactory = _ => 30 };
+        var prefixes = new Option<string?>("--prefix-dir") { Description = "A folder for saved prefixes; without it they can't be saved." };
+        var logFormat = new Option<string>("--log-format") { Description = "text, or json for an object a line.", DefaultValueFactory = _ => "text" };
+        var otlp = new Option<string?>("--otlp-endpoint") { Description = "Where to send metrics and traces by OTLP, such as http://localhost:4317." };
+        var roofline = new Option<bool>("--measure-bandwidth") { Description = "Measures the memory's bandwidth at the start, for the metric qwen:step_roofline_share." };
         var model = new ModelOptions(hasEngine: true);
-        var command = new Command("serve", "Serves OpenAI's API over HTTP.") { host, port, rpcPort, name, most, keys, keyFile, origins, certificate, certificateKey };
+        var readers = new ReaderFlags();
+        var command = new Command("serve", "Serves OpenAI's API over HTTP.")
+        {
+            host, port, rpcPort, name, most, keys, keyFile, origins, certificate, certificateKey, requestTimeout, drainTimeout, prefixes, logFormat, otlp, roofline,
+        };
         model.AddTo(command);
+        readers.AddTo(command);
         command.SetAction(async (parsed, cancellation) =>
         {
             var endpoint = new IPEndPoint(Address(parsed.GetRequiredValue(host)), Port("--port", parsed.GetValue(port)));
@@ -39,12 +50,28 @@ internal static class ServeCommand
                 ApiKeys = [.. parsed.GetRequiredValue(keys), .. parsed.GetValue(keyFile) is { } path ? ApiKeys.ReadFile(path) : []],
                 AllowedOrigins = parsed.GetRequiredValue(origins),
                 Certificate = tls,
+                RequestTimeout = parsed.GetValue(requestTimeout) is { } bound ? ModelOptions.Seconds("--request-timeout", bound) : null,
+                PrefixDirectory = parsed.GetValue(prefixes) is { } folder ? Directory.CreateDirectory(folder).FullName : null,
+                LogAsJson = parsed.GetValue(logFormat) switch
+                {
+                    "text" => false,
+                    "json" => true,
+                    string other => throw new ArgumentException($"--log-format: '{other}' is not known; known are text, json."),
+                    null => false,
+                },
+                OtlpEndpoint = parsed.GetValue(otlp) is { } collector ? Collector(collector) : null,
             };
-            QwenEngine engine = await model.LoadEngineAsync(parsed, streams, cancellation).ConfigureAwait(false);
+            TimeSpan drain = ModelOptions.Seconds("--drain-timeout", parsed.GetValue(drainTimeout), canBeZero: true);
+            QwenEngine engine = await model.LoadEngineAsync(parsed, streams, cancellation, readers.Read(parsed)).ConfigureAwait(false);
             await using (engine.ConfigureAwait(false))
             {
-                options = options with { ModelName = parsed.GetValue(name) ?? engine.Model.Name };
-                WebApplication server = QwenServer.Create(engine, options);
+                options = options with
+                {
+                    ModelName = parsed.GetValue(name) ?? engine.Model.Name,
+                    MemoryBandwidth = parsed.GetValue(roofline) ? engine.Model.MeasureReadBandwidth() : null, // before the first request: it takes the same threads
+                };
+                WebApplication server = QwenServer.Create(engine, options, builder => builder.Services.AddSingleton<IHostLifetime>(services =>
+                    new DrainLifetime(engine, drain, services.GetRequiredService<IHostApplicationLifetime>(), streams.Error)));
                 await using (server.ConfigureAwait(false))
                 {
                     await server.StartAsync(cancellation).ConfigureAwait(false);
@@ -62,6 +89,9 @@ internal static class ServeCommand
         host == "localhost" ? IPAddress.Loopback
         : IPAddress.TryParse(host, out IPAddress? address) ? address
         : throw new ArgumentException($"--host: '{host}' is not an IP address; give one, such as 127.0.0.1 or 0.0.0.0.");
+
+    private static Uri Collector(string text) =>
+        Uri.TryCreate(text, UriKind.Absolute, out Uri? uri) && uri!.Scheme is "http" or "https" ? uri : throw new ArgumentException($"--otlp-endpoint: '{text}' is no address; give one such as http://localhost:4317.");
 
     private static int Port(string option, int port) =>
         port is >= 0 and <= 65535 ? port : throw new ArgumentException($"{option}: {port} is not between 0 and 65535.");

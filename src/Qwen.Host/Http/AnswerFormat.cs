@@ -1,3 +1,4 @@
+using System.Globalization;
 using System.Text;
 using System.Text.Json;
 using Qwen.Runtime.Engine;
@@ -18,6 +19,9 @@ internal abstract class AnswerFormat(string idPrefix, string modelName, QwenToke
     /// <summary>Every event of a stream names the usage: null but in the last.</summary>
     public bool IncludeUsage { get; init; }
 
+    /// <summary>Each choice has the ids of its tokens.</summary>
+    public bool IncludeTokenIds { get; init; }
+
     /// <summary><c>object</c> of a whole answer.</summary>
     protected abstract string Kind { get; }
 
@@ -32,10 +36,11 @@ internal abstract class AnswerFormat(string idPrefix, string modelName, QwenToke
         for (int i = 0; i < answers.Count; i++)
         {
             WholeAnswer answer = answers[i];
-            WriteChoice(json, i, answer.Reason, () => WriteWholeChoice(json, i, answer));
+            WriteChoice(json, i, answer.Tokens, answer.Reason, () => WriteWholeChoice(json, i, answer));
         }
 
         json.WriteEndArray();
+        WriteTail(json, answers);
         WriteUsage(json, usage);
     }
 
@@ -43,14 +48,14 @@ internal abstract class AnswerFormat(string idPrefix, string modelName, QwenToke
     public abstract bool HasOpening(int index);
 
     /// <summary>Writes that piece.</summary>
-    public void WriteOpening(Utf8JsonWriter json, int index) => WritePiece(json, index, null, () => WriteOpeningChoice(json, index));
+    public void WriteOpening(Utf8JsonWriter json, int index) => WritePiece(json, index, [], null, () => WriteOpeningChoice(json, index));
 
     /// <summary>Takes the next piece of an answer; whether it has something in it: its text may wait for the rest of a character or of a stop text.</summary>
-    public virtual bool Take(int index, GenerationChunk chunk) => chunk.Text.Length > 0 || chunk.FinishReason is not null || HasLogprobs(chunk.Tokens);
+    public virtual bool Take(int index, GenerationChunk chunk) => chunk.Text.Length > 0 || HasMore(chunk);
 
     /// <summary>Writes a piece.</summary>
     public void WritePiece(Utf8JsonWriter json, int index, GenerationChunk chunk) =>
-        WritePiece(json, index, chunk.FinishReason, () => WritePieceChoice(json, index, chunk));
+        WritePiece(json, index, chunk.Tokens, chunk.FinishReason, () => WritePieceChoice(json, index, chunk));
 
     /// <summary>Writes the last event of a stream that was asked for its usage.</summary>
     public void WriteUsagePiece(Utf8JsonWriter json, Usage usage)
@@ -70,6 +75,49 @@ internal abstract class AnswerFormat(string idPrefix, string modelName, QwenToke
     /// <inheritdoc cref="WriteWholeChoice"/>
     protected abstract void WriteOpeningChoice(Utf8JsonWriter json, int index);
 
+    /// <summary>Writes what comes after the choices of whole answers, if anything.</summary>
+    protected virtual void WriteTail(Utf8JsonWriter json, IReadOnlyList<WholeAnswer> answers)
+    {
+    }
+
+    /// <summary>A piece has something in it beside its text.</summary>
+    protected bool HasMore(GenerationChunk chunk) => chunk.FinishReason is not null || HasLogprobs(chunk.Tokens) || (IncludeTokenIds && chunk.Tokens.Count > 0);
+
+    /// <summary>Writes <c>prompt_logprobs</c> in vLLM's form: for each token of the prompt an object by token ids, null for the first. A rank is only known among the likeliest.</summary>
+    protected void WritePromptLogprobs(Utf8JsonWriter json, IReadOnlyList<int> prompt, IReadOnlyList<TokenLogprobs?> logprobs)
+    {
+        json.WriteStartArray("prompt_logprobs");
+        for (int i = 0; i < logprobs.Count; i++)
+        {
+            if (logprobs[i] is not { } at)
+            {
+                json.WriteNullValue();
+                continue;
+            }
+
+            json.WriteStartObject();
+            if (at.Top.All(t => t.Id != prompt[i]))
+                Write(prompt[i], at.Logprob, null);
+            for (int rank = 0; rank < at.Top.Count; rank++)
+                Write(at.Top[rank].Id, at.Top[rank].Logprob, rank + 1);
+            json.WriteEndObject();
+        }
+
+        json.WriteEndArray();
+
+        void Write(int id, double logprob, int? rank)
+        {
+            json.WriteStartObject(id.ToString(CultureInfo.InvariantCulture));
+            json.WriteNumber("logprob", Finite(logprob));
+            if (rank is { } known)
+                json.WriteNumber("rank", known);
+            else
+                json.WriteNull("rank");
+            json.WriteString("decoded_token", Encoding.UTF8.GetString(Bytes(id)));
+            json.WriteEndObject();
+        }
+    }
+
     /// <summary>The bytes of a token; none for the rows of the embedding that pad it beyond the vocabulary.</summary>
     protected ReadOnlySpan<byte> Bytes(int id) => id < tokenizer.VocabularySize ? tokenizer.GetBytes(id) : [];
 
@@ -79,11 +127,11 @@ internal abstract class AnswerFormat(string idPrefix, string modelName, QwenToke
     /// <summary>The tokens come with log-probabilities.</summary>
     protected static bool HasLogprobs(IReadOnlyList<GeneratedToken> tokens) => tokens.Count > 0 && tokens[0].Logprobs is not null;
 
-    private void WritePiece(Utf8JsonWriter json, int index, FinishReason? reason, Action members)
+    private void WritePiece(Utf8JsonWriter json, int index, IReadOnlyList<GeneratedToken> tokens, FinishReason? reason, Action members)
     {
         WriteHead(json, PieceKind);
         json.WriteStartArray("choices");
-        WriteChoice(json, index, reason, members);
+        WriteChoice(json, index, tokens, reason, members);
         json.WriteEndArray();
         if (IncludeUsage)
             json.WriteNull("usage");
@@ -97,11 +145,19 @@ internal abstract class AnswerFormat(string idPrefix, string modelName, QwenToke
         _ => throw new InvalidOperationException($"An answer that was read to its end can't have ended by {reason}."),
     };
 
-    private void WriteChoice(Utf8JsonWriter json, int index, FinishReason? reason, Action members)
+    private void WriteChoice(Utf8JsonWriter json, int index, IReadOnlyList<GeneratedToken> tokens, FinishReason? reason, Action members)
     {
         json.WriteStartObject();
         json.WriteNumber("index", index);
         members();
+        if (IncludeTokenIds)
+        {
+            json.WriteStartArray("token_ids");
+            foreach (GeneratedToken token in tokens)
+                json.WriteNumberValue(token.Id);
+            json.WriteEndArray();
+        }
+
         json.WriteString("finish_reason", reason is { } end ? Reason(index, end) : null);
         json.WriteEndObject();
     }
@@ -112,6 +168,9 @@ internal abstract class AnswerFormat(string idPrefix, string modelName, QwenToke
         json.WriteNumber("prompt_tokens", usage.PromptTokens);
         json.WriteNumber("completion_tokens", usage.CompletionTokens);
         json.WriteNumber("total_tokens", usage.TotalTokens);
+        json.WriteStartObject("prompt_tokens_details");
+        json.WriteNumber("cached_tokens", usage.CachedTokens);
+        json.WriteEndObject();
         json.WriteEndObject();
     }
 
@@ -136,10 +195,13 @@ internal sealed class WholeAnswer
 
     public FinishReason? Reason { get; private set; }
 
+    public IReadOnlyList<TokenLogprobs?>? PromptLogprobs { get; private set; }
+
     public void Add(GenerationChunk chunk)
     {
         _text.Append(chunk.Text);
         _tokens.AddRange(chunk.Tokens);
         Reason = chunk.FinishReason;
+        PromptLogprobs ??= chunk.PromptLogprobs;
     }
 }

@@ -1,4 +1,5 @@
 using System.Text.Json;
+using Qwen.Runtime.Engine;
 
 namespace Qwen.Host.Http;
 
@@ -17,6 +18,17 @@ public sealed class ApiException(int status, string message, string? param = nul
 
     /// <summary>A word for programs, or null.</summary>
     public string? Code { get; } = code;
+
+    /// <summary>When to try again; null where that is no use.</summary>
+    public TimeSpan? RetryAfter { get; init; }
+
+    /// <summary>What the engine says of a request that it refuses.</summary>
+    /// <param name="error">The engine's options have the names they have here, and its message begins with the name; or the prompt can't be served.</param>
+    /// <param name="promptField">Where the prompt came from.</param>
+    /// <param name="isTooLong">The prompt is longer than the model takes.</param>
+    internal static ApiException Of(ArgumentException error, string promptField, bool isTooLong) => error is InvalidRequestException
+        ? Invalid(error.Message, promptField, isTooLong ? "context_length_exceeded" : null)
+        : Invalid(error.Message, error.Message.Split(':')[0], "invalid_value");
 
     /// <summary>A mistake in a field of the request.</summary>
     public static ApiException Invalid(string message, string? param = null, string? code = null) => new(StatusCodes.Status400BadRequest, message, param, code);

@@ -13,7 +13,6 @@ internal static class ChatEndpoint
     {
         RequestFields fields = await RequestFields.ReadBodyAsync(context.Request).ConfigureAwait(false);
         responder.CheckModel(fields);
-        fields.Refuse("n", e => e.ValueKind == JsonValueKind.Number && e.TryGetInt32(out int n) && n == 1, "only 1 is supported yet.");
         if (fields.Object("response_format") is { } format)
             format.Refuse("type", e => RequestFields.Is(e, "text"), "only \"text\" is supported yet.");
         SamplingOptions sampling = SamplingFields.Read(fields, fields.Int("max_completion_tokens") ?? fields.Int("max_tokens"), Logprobs(fields));
@@ -21,9 +20,13 @@ internal static class ChatEndpoint
         ChatRequest chat = ChatFields.Read(fields);
         QwenTokenizer tokenizer = responder.Engine.Model.Tokenizer;
         IReadOnlyList<int> prompt = responder.Engine.EncodeChat(chat);
-        bool inReasoning = AssistantParser.EndsInReasoning(tokenizer.Decode(prompt.Skip(prompt.Count - 4)));
-        var answer = new ChatFormat(responder.ModelName, tokenizer, () => new AssistantParser(chat.Tools is not null, inReasoning)) { IncludeUsage = includeUsage };
-        await responder.RespondAsync(context, [prompt], "messages", sampling, answer, stream).ConfigureAwait(false);
+        bool inReasoning = AssistantParser.EndsInReasoning(tokenizer, prompt);
+        var answer = new ChatFormat(responder.ModelName, tokenizer, prompt, () => new AssistantParser(chat.Tools is not null, inReasoning))
+        {
+            IncludeUsage = includeUsage,
+            IncludeTokenIds = fields.Bool("return_token_ids") ?? false,
+        };
+        await responder.RespondAsync(context, fields, [prompt], "messages", sampling, answer, stream).ConfigureAwait(false);
     }
 
     /// <summary><c>logprobs</c> is a switch, and <c>top_logprobs</c> a number, here.</summary>
@@ -37,7 +40,7 @@ internal static class ChatEndpoint
     }
 
     /// <summary>Messages with their reasoning and tool calls. A call is streamed in one piece, when it is complete.</summary>
-    private sealed class ChatFormat(string modelName, QwenTokenizer tokenizer, Func<AssistantParser> newParser) : AnswerFormat("chatcmpl", modelName, tokenizer)
+    private sealed class ChatFormat(string modelName, QwenTokenizer tokenizer, IReadOnlyList<int> prompt, Func<AssistantParser> newParser) : AnswerFormat("chatcmpl", modelName, tokenizer)
     {
         private readonly Dictionary<int, Message> _messages = [];
 
@@ -52,7 +55,14 @@ internal static class ChatEndpoint
             Message message = Of(index);
             message.FirstCall = message.Parser.ToolCallCount;
             message.Piece = message.Parser.Append(chunk.Text, chunk.FinishReason is not null);
-            return !message.Piece.IsEmpty || chunk.FinishReason is not null || HasLogprobs(chunk.Tokens);
+            return !message.Piece.IsEmpty || HasMore(chunk);
+        }
+
+        /// <summary>vLLM has the log-probabilities of a chat's prompt beside the choices.</summary>
+        protected override void WriteTail(Utf8JsonWriter json, IReadOnlyList<WholeAnswer> answers)
+        {
+            if (answers[0].PromptLogprobs is { } logprobs)
+                WritePromptLogprobs(json, prompt, logprobs);
         }
 
         protected override string Reason(int index, FinishReason reason) =>

@@ -8,7 +8,10 @@ namespace Qwen.Host.Http;
 /// <summary>The conversation of a chat request: OpenAI's messages and tools, brought to the form that chat templates read.</summary>
 internal static class ChatFields
 {
-    public static ChatRequest Read(RequestFields fields)
+    /// <summary>Reads them.</summary>
+    /// <param name="fields">The body.</param>
+    /// <param name="opensAnswer">The prompt ends with the opening of the assistant's turn, if the body doesn't say.</param>
+    public static ChatRequest Read(RequestFields fields, bool opensAnswer = true)
     {
         IReadOnlyList<RequestFields> messages = fields.Objects("messages") ?? throw fields.Missing("messages");
         if (messages.Count == 0)
@@ -18,7 +21,7 @@ internal static class ChatFields
             Messages = [.. messages.Select(Message)],
             Tools = Tools(fields),
             TemplateVariables = Variables(fields),
-            AddGenerationPrompt = fields.Bool("add_generation_prompt") ?? true,
+            AddGenerationPrompt = fields.Bool("add_generation_prompt") ?? opensAnswer,
         };
     }
 

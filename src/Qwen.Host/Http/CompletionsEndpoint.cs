@@ -16,8 +16,6 @@ internal static class CompletionsEndpoint
     {
         RequestFields fields = await RequestFields.ReadBodyAsync(context.Request).ConfigureAwait(false);
         responder.CheckModel(fields);
-        foreach (string name in (ReadOnlySpan<string>)["n", "best_of"])
-            fields.Refuse(name, e => e.ValueKind == JsonValueKind.Number && e.TryGetInt32(out int n) && n == 1, "only 1 is supported yet.");
         fields.Refuse("suffix", e => RequestFields.Is(e, ""), "is not supported.");
         bool echo = fields.Bool("echo") ?? false;
         int? logprobs = fields.Int("logprobs");
@@ -26,14 +24,14 @@ internal static class CompletionsEndpoint
         SamplingOptions sampling = SamplingFields.Read(fields, fields.Int("max_tokens") ?? DefaultMaxTokens, logprobs);
         (bool stream, bool includeUsage) = SamplingFields.ReadStream(fields);
         QwenTokenizer tokenizer = responder.Engine.Model.Tokenizer;
-        IReadOnlyList<IReadOnlyList<int>> prompts = Prompts(fields, tokenizer);
+        IReadOnlyList<int>[] prompts = Prompts(fields, tokenizer);
         string[] echoes = [.. prompts.Select(prompt => echo ? tokenizer.Decode(prompt.Where(id => (uint)id < (uint)tokenizer.VocabularySize)) : "")];
-        var answer = new TextFormat(responder.ModelName, tokenizer, echoes) { IncludeUsage = includeUsage };
-        await responder.RespondAsync(context, prompts, "prompt", sampling, answer, stream).ConfigureAwait(false);
+        var answer = new TextFormat(responder.ModelName, tokenizer, prompts, echoes, sampling.N) { IncludeUsage = includeUsage, IncludeTokenIds = fields.Bool("return_token_ids") ?? false };
+        await responder.RespondAsync(context, fields, prompts, "prompt", sampling, answer, stream).ConfigureAwait(false);
     }
 
     /// <summary>A string, a list of strings, a list of ids, or a list of lists of ids.</summary>
-    private static IReadOnlyList<int>[] Prompts(RequestFields fields, QwenTokenizer tokenizer)
+    public static IReadOnlyList<int>[] Prompts(RequestFields fields, QwenTokenizer tokenizer)
     {
         AddedTokenParsing parsing = fields.Bool("parse_special") == true ? AddedTokenParsing.All : AddedTokenParsing.UserDefined;
         JsonElement prompt = fields.Element("prompt") ?? throw fields.Missing("prompt");
@@ -55,25 +53,28 @@ internal static class CompletionsEndpoint
         };
     }
 
-    private sealed class TextFormat(string modelName, QwenTokenizer tokenizer, string[] echoes) : AnswerFormat("cmpl", modelName, tokenizer)
+    /// <summary>The answers of all prompts: first the n of the first, then the n of the second, and so on.</summary>
+    private sealed class TextFormat(string modelName, QwenTokenizer tokenizer, IReadOnlyList<IReadOnlyList<int>> prompts, string[] echoes, int n) : AnswerFormat("cmpl", modelName, tokenizer)
     {
-        private readonly int[] _offsets = new int[echoes.Length]; // of the next token of each answer in its text, in characters
+        private readonly Dictionary<int, int> _offsets = []; // of the next token of each answer in its text, in characters
 
         protected override string Kind => "text_completion";
 
         protected override string PieceKind => Kind;
 
-        public override bool HasOpening(int index) => echoes[index].Length > 0;
+        public override bool HasOpening(int index) => echoes[index / n].Length > 0;
 
         protected override void WriteWholeChoice(Utf8JsonWriter json, int index, WholeAnswer answer)
         {
-            json.WriteString("text", echoes[index] + answer.Text);
+            json.WriteString("text", echoes[index / n] + answer.Text);
             WriteLogprobs(json, index, answer.Tokens);
+            if (answer.PromptLogprobs is { } logprobs)
+                WritePromptLogprobs(json, prompts[index / n], logprobs);
         }
 
         protected override void WriteOpeningChoice(Utf8JsonWriter json, int index)
         {
-            json.WriteString("text", echoes[index]);
+            json.WriteString("text", echoes[index / n]);
             json.WriteNull("logprobs");
         }
 
@@ -104,8 +105,9 @@ internal static class CompletionsEndpoint
             });
             WriteList("text_offset", i =>
             {
-                json.WriteNumberValue(_offsets[index]);
-                _offsets[index] += texts[i].Length;
+                int offset = _offsets.GetValueOrDefault(index);
+                json.WriteNumberValue(offset);
+                _offsets[index] = offset + texts[i].Length;
             });
             json.WriteEndObject();
 

@@ -1,3 +1,4 @@
+using System.Globalization;
 using Qwen.Runtime.Engine;
 using Qwen.Runtime.Sampling;
 using Qwen.Runtime.Templates;
@@ -7,6 +8,9 @@ namespace Qwen.Host.Http;
 /// <summary>Turns whatever a handler throws into OpenAI's error object with the right status.</summary>
 internal static class ErrorHandling
 {
+    // For another one, or this one started again, to be found.
+    private static readonly TimeSpan OtherServer = TimeSpan.FromSeconds(5);
+
     /// <summary>The outermost step of each request.</summary>
     public static async Task InvokeAsync(HttpContext context, RequestDelegate next, ILogger logger)
     {
@@ -29,8 +33,8 @@ internal static class ErrorHandling
             error = Translate(e, logger);
         }
 
-        if (error.Status == StatusCodes.Status429TooManyRequests)
-            context.Response.Headers.RetryAfter = "1";
+        if (error.RetryAfter is { } time)
+            context.Response.Headers.RetryAfter = Math.Max(Math.Ceiling(time.TotalSeconds), 1).ToString(CultureInfo.InvariantCulture);
         await JsonResponse.WriteAsync(context, error.Status, error.Write).ConfigureAwait(false);
     }
 
@@ -43,8 +47,16 @@ internal static class ErrorHandling
                 return api;
             case TemplateException template:
                 return ApiException.Invalid($"The chat template refuses the messages: {template.RaisedMessage ?? template.Message}", "messages");
-            case EngineOverloadedException:
-                return new ApiException(StatusCodes.Status429TooManyRequests, e.Message, code: "engine_overloaded");
+            case EngineOverloadedException overloaded:
+                return new ApiException(StatusCodes.Status429TooManyRequests, e.Message, code: "engine_overloaded") { RetryAfter = overloaded.RetryAfter };
+            case EngineUnavailableException:
+                return new ApiException(StatusCodes.Status503ServiceUnavailable, e.Message, code: "engine_unavailable") { RetryAfter = OtherServer };
+            case ObjectDisposedException or OperationCanceledException: // whoever asked is still there
+                return new ApiException(StatusCodes.Status503ServiceUnavailable, "The server stops.", code: "server_stopping") { RetryAfter = OtherServer };
+            case RequestTimeoutException:
+                return new ApiException(StatusCodes.Status504GatewayTimeout, e.Message, "timeout", "request_timeout");
+            case SlowReaderException:
+                return new ApiException(StatusCodes.Status408RequestTimeout, e.Message, code: "slow_reader");
             case NonFiniteLogitException:
                 return new ApiException(StatusCodes.Status500InternalServerError, e.Message, code: "non_finite_logit");
             case BadHttpRequestException { StatusCode: StatusCodes.Status413PayloadTooLarge }:

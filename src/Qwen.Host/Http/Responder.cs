@@ -4,31 +4,39 @@ using Qwen.Runtime.Sampling;
 namespace Qwen.Host.Http;
 
 /// <summary>Runs the prompts of a request and sends what the engine answers, whole or as it comes.</summary>
-internal sealed class Responder(QwenEngine engine, string modelName, ILogger logger)
+/// <param name="engine">What answers.</param>
+/// <param name="options">Name and bounds.</param>
+/// <param name="logger">For faults of ours.</param>
+/// <param name="stopping">The server stops: ends what still runs.</param>
+internal sealed class Responder(QwenEngine engine, ServerOptions options, ILogger logger, CancellationToken stopping)
 {
     public QwenEngine Engine => engine;
 
-    public string ModelName => modelName;
+    public string ModelName => options.ModelName;
+
+    /// <summary>The fields that say how a request is treated.</summary>
+    public RequestOptions ReadTreatment(HttpContext context, RequestFields fields) => TreatmentFields.Read(fields, context.TraceIdentifier, options.RequestTimeout);
 
     /// <summary>Checks the model that a request names; one that names none gets the one that is served.</summary>
     public void CheckModel(RequestFields fields)
     {
-        if (fields.String("model") is { } name && name != modelName)
-            throw ModelsEndpoint.NotServed(name, modelName);
+        if (fields.String("model") is { } name && name != ModelName)
+            throw ModelsEndpoint.NotServed(name, ModelName);
     }
 
     /// <summary>Answers the request.</summary>
     /// <param name="context">The request.</param>
-    /// <param name="prompts">Each gets an answer.</param>
+    /// <param name="fields">Its body.</param>
+    /// <param name="prompts">Each gets its answers.</param>
     /// <param name="promptField">The field that the prompts came from, for errors.</param>
     /// <param name="sampling">How to answer.</param>
     /// <param name="format">How to write it.</param>
     /// <param name="stream">As it comes.</param>
-    public async Task RespondAsync(HttpContext context, IReadOnlyList<IReadOnlyList<int>> prompts, string promptField, SamplingOptions sampling, AnswerFormat format, bool stream)
+    public async Task RespondAsync(HttpContext context, RequestFields fields, IReadOnlyList<IReadOnlyList<int>> prompts, string promptField, SamplingOptions sampling, AnswerFormat format, bool stream)
     {
         var used = new RequestUsage();
         context.Features.Set(used);
-        Answers answers = await Answers.StartAsync(engine, prompts, sampling, promptField, context.RequestAborted).ConfigureAwait(false);
+        Answers answers = await Answers.StartAsync(engine, prompts, sampling, ReadTreatment(context, fields), promptField, context.RequestAborted, stopping).ConfigureAwait(false);
         await using (answers.ConfigureAwait(false))
         {
             try

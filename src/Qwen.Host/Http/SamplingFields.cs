@@ -26,12 +26,17 @@ internal static class SamplingFields
         SkipSpecialTokens = fields.Bool("skip_special_tokens") ?? true,
         IncludeStopStringInOutput = fields.Bool("include_stop_str_in_output") ?? false,
         Logprobs = logprobs,
+        PromptLogprobs = fields.Int("prompt_logprobs"),
+        N = fields.Int("n") ?? 1,
+        BestOf = fields.Int("best_of"),
     };
 
     /// <summary><c>stream</c>, and whether <c>stream_options.include_usage</c> asks for a last event with the usage.</summary>
     public static (bool Stream, bool IncludeUsage) ReadStream(RequestFields fields)
     {
         bool stream = fields.Bool("stream") ?? false;
+        if (stream)
+            fields.Refuse("prompt_logprobs", _ => false, "comes with whole answers alone; leave stream out.");
         if (fields.Object("stream_options") is not { } options)
             return (stream, false);
         if (!stream)

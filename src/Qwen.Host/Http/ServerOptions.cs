@@ -18,6 +18,21 @@ public sealed record ServerOptions
     /// <summary>Longest request body, in bytes.</summary>
     public long MaxRequestBytes { get; init; } = 32L << 20;
 
+    /// <summary>Most time that a request may take from its arrival to its last token; null for no such bound.</summary>
+    public TimeSpan? RequestTimeout { get; init; }
+
+    /// <summary>The folder for saved prefixes; null to refuse saving and restoring.</summary>
+    public string? PrefixDirectory { get; init; }
+
+    /// <summary>Writes the log as a JSON object a line.</summary>
+    public bool LogAsJson { get; init; }
+
+    /// <summary>Where to send metrics and traces by OTLP; null for nowhere.</summary>
+    public Uri? OtlpEndpoint { get; init; }
+
+    /// <summary>What the memory gives, in bytes per second, for the share that steps reach of it; null if it was not measured.</summary>
+    public double? MemoryBandwidth { get; init; }
+
     /// <summary>Keys, one of which a request must carry; none for no such check.</summary>
     public IReadOnlyList<string> ApiKeys { get; init; } = [];
 

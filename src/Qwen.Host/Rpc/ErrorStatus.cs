@@ -1,3 +1,4 @@
+using System.Globalization;
 using Grpc.Core;
 using Grpc.Core.Interceptors;
 using Qwen.Host.Http;
@@ -48,6 +49,7 @@ internal sealed class ErrorStatus(ILogger<ErrorStatus> logger) : Interceptor
             StatusCodes.Status400BadRequest => StatusCode.InvalidArgument,
             StatusCodes.Status404NotFound => StatusCode.NotFound,
             StatusCodes.Status429TooManyRequests => StatusCode.ResourceExhausted,
+            StatusCodes.Status408RequestTimeout => StatusCode.Aborted,
             StatusCodes.Status503ServiceUnavailable => StatusCode.Unavailable,
             StatusCodes.Status504GatewayTimeout => StatusCode.DeadlineExceeded,
             _ => StatusCode.Internal,
@@ -55,6 +57,8 @@ internal sealed class ErrorStatus(ILogger<ErrorStatus> logger) : Interceptor
         var trailers = new Metadata();
         if (error.Param is { } field)
             trailers.Add("field", field);
+        if (error.RetryAfter is { } time)
+            trailers.Add("grpc-retry-pushback-ms", ((long)Math.Max(time.TotalMilliseconds, 1000)).ToString(CultureInfo.InvariantCulture)); // what gRPC's own retries obey
         return new RpcException(new Status(code, error.Message), trailers);
     }
 }

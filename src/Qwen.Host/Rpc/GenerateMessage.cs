@@ -5,8 +5,13 @@ namespace Qwen.Host.Rpc;
 /// <summary>Pieces of an answer as gRPC sends them.</summary>
 internal static class GenerateMessage
 {
-    public static GenerateResponse From(GenerationChunk chunk) => new()
+    /// <summary>A piece.</summary>
+    /// <param name="chunk">What the engine gave.</param>
+    /// <param name="prompt">The prompt's token ids.</param>
+    public static GenerateResponse From(GenerationChunk chunk, IReadOnlyList<int> prompt) => new()
     {
+        Index = chunk.Index,
+        PromptLogprobs = { chunk.PromptLogprobs?.Select((logprobs, i) => From(new GeneratedToken(prompt[i], logprobs))) ?? [] },
         Text = chunk.Text,
         Tokens = { chunk.Tokens.Select(From) },
         FinishReason = chunk.FinishReason switch
@@ -16,7 +21,7 @@ internal static class GenerateMessage
             Runtime.Sampling.FinishReason.Length => FinishReason.Length,
             _ => throw new InvalidOperationException($"An answer that was read to its end can't have ended by {chunk.FinishReason}."),
         },
-        Usage = new Usage { PromptTokens = chunk.Usage.PromptTokens, CompletionTokens = chunk.Usage.CompletionTokens },
+        Usage = new Usage { PromptTokens = chunk.Usage.PromptTokens, CompletionTokens = chunk.Usage.CompletionTokens, CachedTokens = chunk.Usage.CachedTokens },
     };
 
     private static Token From(GeneratedToken token)

@@ -7,8 +7,9 @@ namespace Qwen.Host.Rpc;
 
 /// <summary>The gRPC service <c>qwen.v1.Inference</c> over an engine.</summary>
 /// <param name="engine">What answers.</param>
-/// <param name="options">The model's name.</param>
-internal sealed class InferenceService(QwenEngine engine, ServerOptions options) : Inference.InferenceBase
+/// <param name="options">The model's name, and bounds.</param>
+/// <param name="application">Says when it stops.</param>
+internal sealed class InferenceService(QwenEngine engine, ServerOptions options, IHostApplicationLifetime application) : Inference.InferenceBase
 {
     public override Task Generate(GenerateRequest request, IServerStreamWriter<GenerateResponse> responseStream, ServerCallContext context)
     {
@@ -19,13 +20,13 @@ internal sealed class InferenceService(QwenEngine engine, ServerOptions options)
             GenerateRequest.PromptOneofCase.Tokens => [.. request.Tokens.Ids],
             _ => throw ApiException.Invalid("prompt: is missing; give text or tokens.", "prompt"),
         };
-        return AnswerAsync(prompt, request.Sampling, responseStream, context);
+        return AnswerAsync(prompt, request.Sampling, request.Treatment, responseStream, context);
     }
 
     public override Task Chat(ChatRequest request, IServerStreamWriter<GenerateResponse> responseStream, ServerCallContext context)
     {
         CheckModel(request.Model);
-        return AnswerAsync(engine.EncodeChat(ChatMessages.Read(request)), request.Sampling, responseStream, context);
+        return AnswerAsync(engine.EncodeChat(ChatMessages.Read(request)), request.Sampling, request.Treatment, responseStream, context);
     }
 
     public override Task<TokenizeResponse> Tokenize(TokenizeRequest request, ServerCallContext context)
@@ -58,13 +59,21 @@ internal sealed class InferenceService(QwenEngine engine, ServerOptions options)
         Models = { new Model { Id = options.ModelName, MaxModelLen = engine.Model.MaxModelLength, VocabularySize = engine.Model.Tokenizer.VocabularySize } },
     });
 
-    private async Task AnswerAsync(IReadOnlyList<int> prompt, Sampling? sampling, IServerStreamWriter<GenerateResponse> responses, ServerCallContext context)
+    private async Task AnswerAsync(IReadOnlyList<int> prompt, Sampling? sampling, Treatment? treatment, IServerStreamWriter<GenerateResponse> responses, ServerCallContext context)
     {
         // The token is cancelled by the caller, by its deadline and by a lost connection. A slow reader is waited for in WriteAsync.
-        await foreach (GenerationChunk chunk in engine.GenerateAsync(prompt, SamplingMessage.Read(sampling ?? new Sampling()), cancellation: context.CancellationToken).ConfigureAwait(false))
+        using var end = CancellationTokenSource.CreateLinkedTokenSource(context.CancellationToken, application.ApplicationStopping);
+        var request = new RequestOptions
+        {
+            Priority = treatment?.Priority ?? 0,
+            CacheSalt = treatment?.CacheSalt is { Length: > 0 } salt ? salt : null,
+            Timeout = options.RequestTimeout,
+            Id = context.GetHttpContext().TraceIdentifier,
+        };
+        await foreach (GenerationChunk chunk in engine.GenerateAsync(prompt, SamplingMessage.Read(sampling ?? new Sampling()), request, end.Token).ConfigureAwait(false))
         {
             context.GetHttpContext().Features.Set(new RequestUsage { Usage = chunk.Usage });
-            await responses.WriteAsync(GenerateMessage.From(chunk), context.CancellationToken).ConfigureAwait(false);
+            await responses.WriteAsync(GenerateMessage.From(chunk, prompt), context.CancellationToken).ConfigureAwait(false);
         }
     }
 

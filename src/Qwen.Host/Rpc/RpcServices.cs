@@ -1,5 +1,3 @@
-using Grpc.AspNetCore.Server;
-using Grpc.Health.V1;
 using Grpc.HealthCheck;
 using Microsoft.AspNetCore.Server.Kestrel.Core;
 using Qwen.Host.Http;
@@ -13,7 +11,7 @@ internal static class RpcServices
     /// <summary>The services and their port.</summary>
     public static void Add(WebApplicationBuilder builder, QwenEngine engine, ServerOptions options)
     {
-        builder.Services.AddSingleton(engine).AddSingleton(options).AddSingleton<HealthServiceImpl>();
+        builder.Services.AddSingleton(engine).AddSingleton(options).AddSingleton<HealthServiceImpl>().AddHostedService<HealthWatch>();
         builder.Services.AddGrpc(grpc =>
         {
             grpc.MaxReceiveMessageSize = checked((int)Math.Min(options.MaxRequestBytes, int.MaxValue));
@@ -35,13 +33,5 @@ internal static class RpcServices
         app.MapGrpcService<InferenceService>();
         app.MapGrpcService<HealthServiceImpl>();
         app.MapGrpcReflectionService();
-        HealthServiceImpl health = app.Services.GetRequiredService<HealthServiceImpl>();
-        foreach (string service in (string[])["", Inference.Descriptor.FullName])
-            health.SetStatus(service, HealthCheckResponse.Types.ServingStatus.Serving);
-        app.Lifetime.ApplicationStopping.Register(() =>
-        {
-            foreach (string service in (string[])["", Inference.Descriptor.FullName])
-                health.SetStatus(service, HealthCheckResponse.Types.ServingStatus.NotServing);
-        });
     }
 }

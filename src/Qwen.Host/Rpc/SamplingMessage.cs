@@ -23,6 +23,9 @@ internal static class SamplingMessage
         SkipSpecialTokens = !message.HasSkipSpecialTokens || message.SkipSpecialTokens,
         IncludeStopStringInOutput = message.IncludeStopStrInOutput,
         Logprobs = message.HasLogprobs ? message.Logprobs : null,
+        N = message.HasN ? message.N : 1,
+        BestOf = message.HasBestOf ? message.BestOf : null,
+        PromptLogprobs = message.HasPromptLogprobs ? message.PromptLogprobs : null,
         LogitBias = message.LogitBias.Count > 0 ? message.LogitBias.ToDictionary() : null,
     };
 }

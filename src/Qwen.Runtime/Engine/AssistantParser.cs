@@ -1,5 +1,6 @@
 using System.Text;
 using System.Text.Json;
+using Qwen.Runtime.Tokenization;
 
 namespace Qwen.Runtime.Engine;
 
@@ -43,6 +44,17 @@ public sealed class AssistantParser(bool parseToolCalls, bool startsInReasoning 
 
     /// <summary>Calls seen so far.</summary>
     public int ToolCallCount { get; private set; }
+
+    /// <summary>Whether a prompt leaves the model inside its reasoning.</summary>
+    /// <param name="tokenizer">The model's.</param>
+    /// <param name="prompt">Token ids.</param>
+    public static bool EndsInReasoning(QwenTokenizer tokenizer, IReadOnlyList<int> prompt)
+    {
+        ArgumentNullException.ThrowIfNull(tokenizer);
+        ArgumentNullException.ThrowIfNull(prompt);
+        const int Enough = 4; // the tag is one token, or few; line ends may follow
+        return EndsInReasoning(tokenizer.Decode(prompt.Skip(prompt.Count - Enough)));
+    }
 
     /// <summary>Whether a prompt leaves the model inside its reasoning.</summary>
     /// <param name="promptEnd">The prompt's last characters.</param>

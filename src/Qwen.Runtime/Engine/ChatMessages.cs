@@ -36,6 +36,12 @@ internal static class ChatMessages
         return functions.Length > 0 ? new JsonArray(functions) : null;
     }
 
+    /// <summary>The arguments of a call that the model wrote: JSON values by name.</summary>
+    public static IDictionary<string, object?> Arguments(string json) =>
+        JsonElement.Parse(json) is { ValueKind: JsonValueKind.Object } arguments
+            ? arguments.EnumerateObject().ToDictionary(a => a.Name, a => (object?)a.Value)
+            : throw new JsonException($"The arguments of a call are not an object: {json}");
+
     private static JsonObject Turn(ChatMessage message)
     {
         if (message.Contents.FirstOrDefault(c => c is DataContent or UriContent or HostedFileContent) is { } other)

@@ -10,7 +10,7 @@ namespace Qwen.Runtime.Engine;
 /// Options that <see cref="ChatOptions"/> lacks come from <see cref="ChatOptions.RawRepresentationFactory"/>, which may return a
 /// <see cref="SamplingOptions"/>: what is set there goes before the rest. The property <c>chat_template_kwargs</c>, a <see cref="JsonObject"/>
 /// among <see cref="ChatOptions.AdditionalProperties"/>, holds further variables of the template. Tools are shown to the model; the calls it
-/// writes come back as text.
+/// writes come back as <see cref="FunctionCallContent"/>, what it thinks before as <see cref="TextReasoningContent"/>.
 /// </remarks>
 /// <param name="engine">What answers; it stays its owner's.</param>
 public sealed class QwenChatClient(QwenEngine engine) : IChatClient
@@ -33,15 +33,20 @@ public sealed class QwenChatClient(QwenEngine engine) : IChatClient
         ArgumentNullException.ThrowIfNull(messages);
         string id = Guid.NewGuid().ToString("N");
         DateTimeOffset created = DateTimeOffset.UtcNow;
-        await foreach (GenerationChunk chunk in engine.ChatAsync(Request(messages, options), Sampling(options), cancellation: cancellationToken).ConfigureAwait(false))
+        ChatRequest request = Request(messages, options);
+        SamplingOptions sampling = Sampling(options);
+        IReadOnlyList<int> prompt = engine.EncodeChat(request);
+        var answer = new AssistantParser(request.Tools is not null, AssistantParser.EndsInReasoning(engine.Model.Tokenizer, prompt));
+        await foreach (GenerationChunk chunk in engine.GenerateAsync(prompt, sampling, cancellation: cancellationToken).ConfigureAwait(false))
         {
-            var update = new ChatResponseUpdate(ChatRole.Assistant, chunk.Text)
+            AssistantPiece piece = answer.Append(chunk.Text, chunk.FinishReason is not null);
+            var update = new ChatResponseUpdate(ChatRole.Assistant, Contents(piece))
             {
                 ResponseId = id,
                 MessageId = id,
                 ModelId = engine.Model.Name,
                 CreatedAt = created,
-                FinishReason = Reason(chunk.FinishReason),
+                FinishReason = Reason(chunk.FinishReason, answer),
                 RawRepresentation = chunk,
             };
             if (chunk.FinishReason is not null)
@@ -87,6 +92,8 @@ public sealed class QwenChatClient(QwenEngine engine) : IChatClient
         if (options is null)
             return new SamplingOptions();
         SamplingOptions own = options.RawRepresentationFactory?.Invoke(this) as SamplingOptions ?? new SamplingOptions();
+        if (own.N != 1)
+            throw new NotSupportedException($"A chat client gives one answer, not {own.N}; ask the engine itself for several.");
         return own with
         {
             Temperature = own.Temperature ?? options.Temperature,
@@ -100,10 +107,23 @@ public sealed class QwenChatClient(QwenEngine engine) : IChatClient
         };
     }
 
-    private static ChatFinishReason? Reason(FinishReason? reason) => reason switch
+    private static List<AIContent> Contents(AssistantPiece piece)
+    {
+        var contents = new List<AIContent>();
+        if (piece.Reasoning.Length > 0)
+            contents.Add(new TextReasoningContent(piece.Reasoning));
+        if (piece.Content.Length > 0)
+            contents.Add(new TextContent(piece.Content));
+        foreach (ToolCall call in piece.ToolCalls)
+            contents.Add(FunctionCallContent.CreateFromParsedArguments(call.Arguments, $"call_{Guid.NewGuid():N}", call.Name, ChatMessages.Arguments));
+        return contents;
+    }
+
+    private static ChatFinishReason? Reason(FinishReason? reason, AssistantParser answer) => reason switch
     {
         null => null,
         FinishReason.Length => ChatFinishReason.Length,
+        _ when answer.ToolCallCount > 0 => ChatFinishReason.ToolCalls,
         _ => ChatFinishReason.Stop,
     };
 

@@ -40,6 +40,12 @@ public sealed class ErrorTests
     [InlineData("--host: 'example' is not an IP address; give", "serve", "--host", "example")]
     [InlineData("--port: 70000 is not between", "serve", "--port", "70000")]
     [InlineData("--max-request-bytes: '0' is not a number of bytes", "serve", "--max-request-bytes", "0")]
+    [InlineData("--max-unread-tokens: 0 must be between", "serve", "--max-unread-tokens", "0")]
+    [InlineData("--slow-reader-timeout: 0 is not a number of seconds", "serve", "--slow-reader-timeout", "0")]
+    [InlineData("--request-timeout: -1 is not a number of seconds", "serve", "--request-timeout=-1")]
+    [InlineData("--drain-timeout: 1E+300 is not a number of seconds", "serve", "--drain-timeout", "1e300")]
+    [InlineData("--log-format: 'xml' is not known; known are", "serve", "--log-format", "xml")]
+    [InlineData("--otlp-endpoint: 'here' is no address; give", "serve", "--otlp-endpoint", "here")]
     [InlineData("--gen-tokens: 1 is less than 2", "bench", "--gen-tokens", "1")]
     [InlineData("--prompt-tokens 1000 and --gen-tokens 100 are more than the 1024 tokens", "bench", "--prompt-tokens", "1000", "--gen-tokens", "100")]
     public async Task Mistake_GetsOneLine_AndExitCode2(string expected, params string[] args)

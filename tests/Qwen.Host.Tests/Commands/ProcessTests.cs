@@ -94,6 +94,64 @@ public sealed class ProcessTests : IDisposable
         Assert.Equal("", await process.StandardOutput.ReadToEndAsync(_patience.Token));
     }
 
+    [SkippableFact]
+    public async Task Serve_DrainsOnSigterm_ThenCutsWhatStillRuns_AndExitsWith0()
+    {
+        Skip.If(OperatingSystem.IsWindows(), "Windows has no SIGTERM to send.");
+        using Process process = Start("serve", "--port", "0", "--drain-timeout", "1.5", "--max-model-len", "60000", "--log-format", "json");
+        using HttpClient client = await ConnectAsync(process);
+        using HttpResponseMessage stream = await StartStreamAsync(client);
+        using Stream events = await stream.Content.ReadAsStreamAsync(_patience.Token);
+        using var reader = new StreamReader(events);
+        Assert.StartsWith("data: {", await reader.ReadLineAsync(_patience.Token), StringComparison.Ordinal);
+
+        await SignalAsync(process, "TERM");
+        Assert.Contains("1 sequences run", await process.StandardError.ReadLineAsync(_patience.Token), StringComparison.Ordinal);
+        using HttpResponseMessage ready = await client.GetAsync("/health/ready", _patience.Token);
+        Assert.Equal(System.Net.HttpStatusCode.ServiceUnavailable, ready.StatusCode);
+        string rest = await reader.ReadToEndAsync(_patience.Token);
+        Assert.Contains("server_stopping", rest, StringComparison.Ordinal);
+        Assert.EndsWith("data: [DONE]\n\n", rest, StringComparison.Ordinal);
+        string[] log = (await process.StandardError.ReadToEndAsync(_patience.Token)).Split('\n', StringSplitOptions.RemoveEmptyEntries);
+        await process.WaitForExitAsync(_patience.Token);
+        Assert.Equal(0, process.ExitCode);
+
+        System.Text.Json.JsonElement line = Assert.Single(log.Where(l => l[0] == '{').Select(l => System.Text.Json.JsonElement.Parse(l)), l => l.GetProperty("State").GetProperty("Path").GetString() == "/v1/completions");
+        Assert.True(line.GetProperty("State").GetProperty("CompletionTokens").GetInt32() > 0);
+    }
+
+    [SkippableFact]
+    public async Task Serve_EndsAtOnceOnTheSecondSignal()
+    {
+        Skip.If(OperatingSystem.IsWindows(), "Windows has no SIGINT to send.");
+        using Process process = Start("serve", "--port", "0", "--drain-timeout", "600", "--max-model-len", "60000");
+        using HttpClient client = await ConnectAsync(process);
+        using HttpResponseMessage stream = await StartStreamAsync(client);
+        await SignalAsync(process, "INT");
+        Assert.Contains("a second signal ends the program", await process.StandardError.ReadLineAsync(_patience.Token), StringComparison.Ordinal);
+        Assert.False(process.HasExited);
+        await InterruptAsync(process);
+        await process.WaitForExitAsync(_patience.Token);
+        Assert.NotEqual(0, process.ExitCode);
+    }
+
+    private async Task<HttpClient> ConnectAsync(Process process)
+    {
+        string started = (await process.StandardError.ReadLineAsync(_patience.Token))!;
+        return new HttpClient { BaseAddress = new Uri(Regex.Match(started, @"http://127\.0\.0\.1:\d+").Value) };
+    }
+
+    private async Task<HttpResponseMessage> StartStreamAsync(HttpClient client)
+    {
+        using var request = new HttpRequestMessage(HttpMethod.Post, "/v1/completions")
+        {
+            Content = new StringContent("""{"prompt": "Tell me a story.", "max_tokens": 50000, "ignore_eos": true, "stream": true, "return_token_ids": true}""", Encoding.UTF8, "application/json"),
+        };
+        HttpResponseMessage response = await client.SendAsync(request, HttpCompletionOption.ResponseHeadersRead, _patience.Token);
+        response.EnsureSuccessStatusCode();
+        return response;
+    }
+
     private static Process Start(params string[] args)
     {
         var start = new ProcessStartInfo("dotnet", [Path.Combine(AppContext.BaseDirectory, "qwen.dll"), .. args])

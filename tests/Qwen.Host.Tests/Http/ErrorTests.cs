@@ -65,7 +65,17 @@ public sealed class ErrorTests(DemoEngine demo) : IAsyncLifetime
     [InlineData(Chat, "{" + User + ",\"stream\":\"yes\"}", "stream")]
     [InlineData(Chat, "{" + User + ",\"stream_options\":{\"include_usage\":true}}", "stream_options")]
     [InlineData(Chat, "{" + User + ",\"stream\":true,\"stream_options\":{\"include_usage\":1}}", "stream_options.include_usage")]
-    [InlineData(Chat, "{" + User + ",\"n\":2}", "n")]
+    [InlineData(Chat, "{" + User + ",\"n\":0}", "n")]
+    [InlineData(Chat, "{" + User + ",\"n\":129}", "n")]
+    [InlineData(Chat, "{" + User + ",\"n\":\"2\"}", "n")]
+    [InlineData(Chat, "{" + User + ",\"priority\":0.5}", "priority")]
+    [InlineData(Chat, "{" + User + ",\"cache_salt\":\"\"}", "cache_salt")]
+    [InlineData(Chat, "{" + User + ",\"cache_salt\":7}", "cache_salt")]
+    [InlineData(Chat, "{" + User + ",\"timeout\":0}", "timeout")]
+    [InlineData(Chat, "{" + User + ",\"timeout\":1e300}", "timeout")]
+    [InlineData(Chat, "{" + User + ",\"prompt_logprobs\":21}", "prompt_logprobs")]
+    [InlineData(Chat, "{" + User + ",\"prompt_logprobs\":1,\"stream\":true}", "prompt_logprobs")]
+    [InlineData(Chat, "{" + User + ",\"return_token_ids\":1}", "return_token_ids")]
     [InlineData(Chat, "{" + User + ",\"model\":5}", "model")]
     [InlineData(Chat, "{" + User + ",\"response_format\":{\"type\":\"json_object\"}}", "response_format.type")]
     [InlineData(Chat, "{" + User + ",\"tools\":{}}", "tools")]
@@ -87,7 +97,12 @@ public sealed class ErrorTests(DemoEngine demo) : IAsyncLifetime
     [InlineData(Completions, """{"prompt":[[1,2],[3,null]]}""", "prompt[1][1]")]
     [InlineData(Completions, """{"prompt":[2048]}""", "prompt")]
     [InlineData(Completions, """{"prompt":[-1]}""", "prompt")]
-    [InlineData(Completions, """{"prompt":"a","best_of":2}""", "best_of")]
+    [InlineData(Completions, """{"prompt":"a","n":3,"best_of":2}""", "best_of")]
+    [InlineData("/v1/prefixes", "{}", "prompt")]
+    [InlineData("/v1/prefixes", """{"prompt":["a","b"]}""", "prompt")]
+    [InlineData("/v1/prefixes", """{"messages":[]}""", "messages")]
+    [InlineData("/v1/prefixes", """{"prompt":"a","cache_salt":""}""", "cache_salt")]
+    [InlineData("/v1/prefixes/restore", """{"filename":"a"}""", null)]
     [InlineData(Completions, """{"prompt":"a","suffix":"b"}""", "suffix")]
     [InlineData(Completions, """{"prompt":"a","echo":true,"logprobs":1}""", "logprobs")]
     [InlineData(Completions, """{"prompt":"a","parse_special":"yes"}""", "parse_special")]
@@ -175,7 +190,7 @@ public sealed class ErrorTests(DemoEngine demo) : IAsyncLifetime
     }
 
     [Fact]
-    public async Task Health_IsOk() => Assert.Equal("""{"status":"ok"}""", await _host.Client.GetStringAsync("/health"));
+    public async Task Health_IsOk() => Assert.Equal("""{"status":"ok","engine":"ready"}""", await _host.Client.GetStringAsync("/health"));
 
     internal static async Task<JsonElement> ErrorAsync(HttpResponseMessage response, HttpStatusCode status)
     {

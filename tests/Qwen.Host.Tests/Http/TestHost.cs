@@ -29,6 +29,9 @@ internal sealed class TestHost : IAsyncDisposable
     /// <summary>The addresses it listens on: HTTP's, then gRPC's.</summary>
     public ICollection<string> Urls => _app.Urls;
 
+    /// <summary>Ends it as SIGTERM does after the drain: what runs is told so.</summary>
+    public Task StopAsync() => _app.StopAsync();
+
     /// <summary>Its routes.</summary>
     public IEnumerable<RouteEndpoint> Routes => ((IEndpointRouteBuilder)_app).DataSources.SelectMany(s => s.Endpoints).OfType<RouteEndpoint>();
 

@@ -60,6 +60,32 @@ public sealed class InferenceServiceTests(DemoEngine demo) : IAsyncLifetime
     }
 
     [Fact]
+    public async Task Generate_GivesSeveralAnswers_CachedTokens_AndThePromptsLogprobs()
+    {
+        var request = new GenerateRequest
+        {
+            Text = "A beginning of more than one block, which makes the second request find it: the capital of",
+            Sampling = new Sampling { N = 2, MaxTokens = 4, Seed = 1, Temperature = 1, IgnoreEos = true },
+            Treatment = new Treatment { Priority = -1, CacheSalt = $"{Guid.NewGuid()}" },
+        };
+        for (int i = 0; i < 2; i++)
+        {
+            using AsyncServerStreamingCall<GenerateResponse> call = _client.Generate(request);
+            List<GenerateResponse> pieces = await call.ResponseStream.ReadAllAsync().ToListAsync();
+            Assert.Equal([4, 4], pieces.GroupBy(p => p.Index).OrderBy(g => g.Key).Select(g => g.Sum(p => p.Tokens.Count)));
+            Assert.Equal(8, pieces[^1].Usage.CompletionTokens);
+            Assert.Equal(i > 0, pieces[^1].Usage.CachedTokens > 0);
+        }
+
+        request.Sampling.PromptLogprobs = 1;
+        using AsyncServerStreamingCall<GenerateResponse> scored = _client.Generate(request);
+        List<GenerateResponse> answer = await scored.ResponseStream.ReadAllAsync().ToListAsync();
+        Assert.Equal(demo.Engine.Model.Tokenizer.EncodeToIds(request.Text), answer[0].PromptLogprobs.Select(t => t.Id));
+        Assert.False(answer[0].PromptLogprobs[0].HasLogprob);
+        Assert.All(answer[0].PromptLogprobs.Skip(1), t => Assert.True(t.Logprob < 0 && t.TopLogprobs.Count == 1));
+    }
+
+    [Fact]
     public async Task Tokenize_OfAChat_IsThePromptOfTheChat_AndDetokenizeTurnsItBack()
     {
         TokenizeResponse prompt = await _client.TokenizeAsync(new TokenizeRequest { Chat = Question() });

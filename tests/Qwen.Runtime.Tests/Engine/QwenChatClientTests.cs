@@ -53,6 +53,44 @@ public sealed class QwenChatClientTests : IAsyncLifetime, IDisposable
     }
 
     [Fact]
+    public async Task AToolCall_ComesAsContent_AndCanBeAnswered()
+    {
+        AITool[] tools =
+        [
+            AIFunctionFactory.Create((string to, string text) => "sent", "send_mail", "Send a mail"),
+            AIFunctionFactory.Create((string expression) => "0", "calculate", "Value of an expression"),
+        ];
+        ChatMessage[] messages = [new(ChatRole.User, "Send a mail to Max that says hello.")];
+
+        ChatResponse response = await _client.GetResponseAsync(messages, new ChatOptions { Tools = tools, Temperature = 0 });
+
+        Assert.Equal(ChatFinishReason.ToolCalls, response.FinishReason);
+        FunctionCallContent call = Assert.Single(response.Messages.Single().Contents.OfType<FunctionCallContent>());
+        Assert.Equal("send_mail", call.Name);
+        Assert.Equal("Max", $"{call.Arguments!["to"]}");
+        Assert.Equal("", response.Text);
+        JsonArray turns = ChatMessages.ToTemplate([.. messages, .. response.Messages, new(ChatRole.Tool, [new FunctionResultContent(call.CallId, "sent")])], null);
+        Assert.Equal("hello", (string?)turns[1]!["tool_calls"]![0]!["function"]!["arguments"]!["text"]);
+
+        ChatResponse without = await _client.GetResponseAsync(messages, new ChatOptions { Tools = tools, ToolMode = ChatToolMode.None, Temperature = 0 });
+        Assert.Empty(without.Messages.Single().Contents.OfType<FunctionCallContent>());
+    }
+
+    [Fact]
+    public async Task Reasoning_ComesAsContentOfItsOwn()
+    {
+        // The template opens the reasoning, so whatever comes is reasoning until the tag that ends it.
+        const string Template = "{% for message in messages %}<|im_start|>{{ message.role }}\n{{ message.content }}<|im_end|>\n{% endfor %}<|im_start|>assistant\n<think>\n";
+        await using QwenEngine engine = await QwenEngine.LoadAsync(Repository.DemoModel, new EngineOptions { ChatTemplate = Template });
+        using var client = new QwenChatClient(engine);
+
+        ChatResponse response = await client.GetResponseAsync(Question, new ChatOptions { MaxOutputTokens = 4, Temperature = 0 });
+
+        Assert.Equal("", response.Text);
+        Assert.NotEqual("", Assert.Single(response.Messages.Single().Contents.OfType<TextReasoningContent>()).Text);
+    }
+
+    [Fact]
     public async Task Options_ComeToTheSampler()
     {
         ChatResponse cut = await _client.GetResponseAsync(Question, new ChatOptions { MaxOutputTokens = 1 });
@@ -152,6 +190,7 @@ public sealed class QwenChatClientTests : IAsyncLifetime, IDisposable
     public async Task WhatCantBeDone_IsRefused()
     {
         await Assert.ThrowsAsync<NotSupportedException>(() => _client.GetResponseAsync(Question, new ChatOptions { ResponseFormat = ChatResponseFormat.Json }));
+        await Assert.ThrowsAsync<NotSupportedException>(() => _client.GetResponseAsync(Question, new ChatOptions { RawRepresentationFactory = _ => new SamplingOptions { N = 2 } }));
         await Assert.ThrowsAsync<NotSupportedException>(() => _client.GetResponseAsync(Question, new ChatOptions { ToolMode = ChatToolMode.RequireAny }));
         await Assert.ThrowsAsync<NotSupportedException>(() => _client.GetResponseAsync([new ChatMessage(ChatRole.User, [new DataContent(new byte[1], "image/png")])]));
     }
