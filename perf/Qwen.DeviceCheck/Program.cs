@@ -67,7 +67,7 @@ using (device)
     // In order: what later ones build on comes first, what ends the device last.
     ICheck[] checks =
     [
-        new BandwidthCheck(), new MemoryCheck(), new LaunchCheck(), new GraphCheck(), new MatmulCheck(), new MatmulRateCheck(),
+        new BandwidthCheck(), new MemoryCheck(), new LaunchCheck(), new GraphCheck(), new MatmulCheck(), new MatmulRateCheck(), new DenseGemvCheck(),
         new KernelCompileCheck(), new RowKernelsCheck(), new SamplingKernelsCheck(), new AttentionCheck(),
         network, new AnswersCheck(), speed, new FaultCheck(),
     ];

@@ -21,7 +21,7 @@ public static class KernelCatalog
     ];
 
     /// <summary>All of them, built for a target.</summary>
-    public static IEnumerable<PtxKernel> All(PtxTarget target) => [.. Rows(target), .. Packed(target), .. Attention(target), .. Samplers(target)];
+    public static IEnumerable<PtxKernel> All(PtxTarget target) => [.. Rows(target), .. Dense(target), .. Packed(target), .. Attention(target), .. Samplers(target)];
 
     // Key biases go with quantized caches of models that have one.
     private static IEnumerable<PtxKernel> Attention(PtxTarget target)
@@ -89,6 +89,25 @@ public static class KernelCatalog
         yield return CastKernel.Build(target, ElementType.F16, ElementType.BF16);
         yield return CastKernel.Build(target, ElementType.BF16, ElementType.F16);
         yield return CopyBlocksKernel.Build(target, 4 * 16 * 128 * sizeof(ushort));
+    }
+
+    // What multiplies few tokens by weights as they are stored: projections into activations, gated ones, and what is added to the residual; logits.
+    private static IEnumerable<PtxKernel> Dense(PtxTarget target)
+    {
+        foreach (ElementType type in _activations)
+        {
+            foreach ((ElementType weights, MatmulScale scale) in ((ElementType, MatmulScale)[])[(type, MatmulScale.None), (ElementType.E4M3, MatmulScale.Tensor), (ElementType.E4M3, MatmulScale.Row), (ElementType.E4M3, MatmulScale.Block128)])
+            {
+                foreach (DenseTiling tiling in (DenseTiling[])[new(1, 16), new(2, 4)]) // the number of warps is in constants only
+                {
+                    yield return DenseGemvKernel.Build(target, new DenseProduct(weights, type, type, scale, Bias: true), tiling);
+                    yield return DenseGemvKernel.Build(target, new DenseProduct(weights, type, ElementType.F32, scale), tiling);
+                    yield return DenseGemvKernel.Build(target, new DenseProduct(weights, type, ElementType.F32, scale, Accumulate: true), tiling);
+                }
+
+                yield return DenseGemvKernel.Build(target, new DenseProduct(weights, type, type, scale, Gated: true), new DenseTiling(2, 4));
+            }
+        }
     }
 
     // What multiplies by packed weights, a projection with bias into activations and one added to the residual; what reads quantized ones.

@@ -73,6 +73,18 @@ public sealed partial class PtxBuilder
         return bits.AsHalf2(ElementType.F16) * Constant(ElementType.F16, 256);
     }
 
+    /// <summary>
+    /// Two E4M3 codes of a word (bytes <paramref name="first"/> and the next) as BF16, which hold all their values. Exponent and mantissa keep their
+    /// order in the wider format, whose exponents count from 127 instead of 7: as BF16 they are 2^120 too small, subnormals included. NaN becomes 480.
+    /// </summary>
+    public Half2 E4M3ToBFloat16(U32 codes, int first)
+    {
+        // Bytes from the top: the second code, the sign of the first eight times, the first, and what is masked out. Shifted by 4, both signs are where they belong.
+        uint a = (uint)first, selector = ((a + 1) << 12) | ((a | 8) << 8) | (a << 4) | a;
+        U32 bits = (new S32(Permute(codes, codes, selector).Operand) >> 4).AsU32 & 0x87f087f0u;
+        return bits.AsHalf2(ElementType.BF16) * Constant(ElementType.BF16, MathF.ScaleB(1, 120));
+    }
+
     /// <summary>The four values of a word of E4M3, E5M2 or S8 as F16, which hold them all.</summary>
     public (Half2 Low, Half2 High) BytesToHalf2(ElementType kind, U32 word)
     {

@@ -126,11 +126,8 @@ internal sealed unsafe class CudaBackend : IBackend
     }
 
     /// <inheritdoc/>
-    public void GatedLinear(Activations x, LinearWeights gateUp, Activations y)
-    {
-        ((CudaLinear)gateUp).Multiply(_ops!, Pointer(x), _gateUp, _settings.Type, _step.TokenRows, accumulate: false);
-        _ops!.SwiGlu.Launch(_ops.Stream, _gateUp, Pointer(y), _step.TokenRows, gateUp.Outputs / 2);
-    }
+    public void GatedLinear(Activations x, LinearWeights gateUp, Activations y) =>
+        ((CudaLinear)gateUp).MultiplyGated(_ops!, Pointer(x), _gateUp, Pointer(y), _step.TokenRows);
 
     /// <inheritdoc/>
     public void RopeAndStore(Activations qkv, AttentionLayer layer)

@@ -32,6 +32,22 @@ internal abstract class CudaLinear(int inputs, int outputs, CudaBias biases) : L
     /// <param name="accumulate">Add to what y, of F32, holds.</param>
     public abstract void Multiply(CudaOps ops, DevicePointer x, DevicePointer y, ElementType result, int rows, bool accumulate);
 
+    /// <summary>y[t, i] = SiLU(g[t, i]) * u[t, i], g and u the results of the gate and of the up projection, which W has one above the other.</summary>
+    /// <param name="ops">What computes.</param>
+    /// <param name="x">[rows, Inputs] of the backend's type.</param>
+    /// <param name="gateUp">Room for [rows, Outputs] of the backend's type.</param>
+    /// <param name="y">[rows, Outputs / 2] of the backend's type.</param>
+    /// <param name="rows">Rows.</param>
+    public virtual void MultiplyGated(CudaOps ops, DevicePointer x, DevicePointer gateUp, DevicePointer y, int rows)
+    {
+        Multiply(ops, x, gateUp, ops.Type, rows, accumulate: false);
+        ops.SwiGlu.Launch(ops.Stream, gateUp, y, rows, Outputs / 2);
+    }
+
+    /// <summary>Multiplies few rows, of x as it is, by weights as they are stored.</summary>
+    protected void MultiplyFew(CudaOps ops, DenseProduct product, DevicePointer weights, DevicePointer scales, DevicePointer x, DevicePointer y, int rows) =>
+        ops.DenseGemv(product with { Bias = Biases.Exists }, Outputs).Launch(ops.Stream, weights, scales, x, Biases.Single, y, Outputs, Inputs, rows);
+
     /// <summary>Nothing: the arena of the weights is given back as a whole.</summary>
     public override void Dispose()
     {
@@ -72,7 +88,7 @@ internal readonly record struct CudaBias(DevicePointer Half, DevicePointer Singl
     }
 }
 
-/// <summary>Weights in the backend's 16-bit type, multiplied by the matrix library. What has no kernel of its own is brought to this when it's loaded.</summary>
+/// <summary>Weights in the backend's 16-bit type, multiplied by the matrix library, or for few rows by our own kernel, which reads them faster. What has no kernel of its own is brought to this when it's loaded.</summary>
 internal sealed class DenseLinear(int inputs, int outputs, DevicePointer weights, CudaBias biases) : CudaLinear(inputs, outputs, biases)
 {
     public override long ByteCount => (long)Inputs * Outputs * sizeof(ushort);
@@ -99,14 +115,28 @@ internal sealed class DenseLinear(int inputs, int outputs, DevicePointer weights
 
     public override void Multiply(CudaOps ops, DevicePointer x, DevicePointer y, ElementType result, int rows, bool accumulate)
     {
+        if (rows <= DenseGemvKernel.MostTokens)
+        {
+            MultiplyFew(ops, new DenseProduct(ops.Type, ops.Type, result, Accumulate: accumulate), Weights, default, x, y, rows);
+            return;
+        }
+
         var shape = new MatmulShape(rows, Outputs, Inputs, ops.Type, ops.Type, result, accumulate, Biases.Exists);
         ops.Stream.Matmul(ops.Matmuls[shape], new MatmulOperands(x, Weights, y, result == ElementType.F32 ? Biases.Single : Biases.Half));
+    }
+
+    public override void MultiplyGated(CudaOps ops, DevicePointer x, DevicePointer gateUp, DevicePointer y, int rows)
+    {
+        if (rows <= DenseGemvKernel.MostTokens)
+            MultiplyFew(ops, new DenseProduct(ops.Type, ops.Type, ops.Type, Gated: true), Weights, default, x, y, rows);
+        else
+            base.MultiplyGated(ops, x, gateUp, y, rows);
     }
 }
 
 /// <summary>
 /// E4M3 codes, multiplied by the matrix library with activations quantized as they come: a scale per output and per token, or per 128 x 128
-/// block and per 128 values of a token.
+/// block and per 128 values of a token. Few rows are multiplied as they are by our own kernel, which decodes the codes.
 /// </summary>
 internal sealed class Float8Linear : CudaLinear
 {
@@ -153,6 +183,12 @@ internal sealed class Float8Linear : CudaLinear
 
     public override void Multiply(CudaOps ops, DevicePointer x, DevicePointer y, ElementType result, int rows, bool accumulate)
     {
+        if (rows <= DenseGemvKernel.MostTokens)
+        {
+            MultiplyFew(ops, new DenseProduct(ElementType.E4M3, ops.Type, result, _weightScale, accumulate), _codes, _scales, x, y, rows);
+            return;
+        }
+
         DevicePointer codes = ops.Inputs, scales = ops.Inputs + DeviceArena.Round((long)Inputs * ops.Rows);
         if (_activationScale == MatmulScale.Tensor)
             ops.TensorScale(Inputs).Launch(ops.Stream, x, scales, rows);
@@ -162,6 +198,14 @@ internal sealed class Float8Linear : CudaLinear
         MatmulShape shape = Shape(tokens, Inputs, Outputs, result, _weightScale, accumulate, Biases.Exists);
         DevicePointer bias = result == ElementType.F32 ? Biases.BFloat : Biases.Half;
         ops.Stream.Matmul(ops.Matmuls[shape], new MatmulOperands(codes, _codes, y, bias, scales, _scales));
+    }
+
+    public override void MultiplyGated(CudaOps ops, DevicePointer x, DevicePointer gateUp, DevicePointer y, int rows)
+    {
+        if (rows <= DenseGemvKernel.MostTokens)
+            MultiplyFew(ops, new DenseProduct(ElementType.E4M3, ops.Type, ops.Type, _weightScale, Gated: true), _codes, _scales, x, y, rows);
+        else
+            base.MultiplyGated(ops, x, gateUp, y, rows);
     }
 
     private static MatmulShape Shape(int tokens, int inputs, int outputs, ElementType result, MatmulScale weightScale, bool accumulate, bool bias) => new(

@@ -20,6 +20,7 @@ internal sealed class CudaOps(IDevice device, ElementType type, int rows) : IDis
     private readonly Dictionary<AttentionShape, DecodeAttentionKernel> _decode = [];
     private readonly Dictionary<AttentionShape, PrefillAttentionKernel> _prefill = [];
     private readonly Dictionary<(PackedProduct, int), PackedGemvKernel> _gemv = [];
+    private readonly Dictionary<(DenseProduct, DenseTiling), DenseGemvKernel> _denseGemv = [];
     private SwiGluKernel? _swiGlu;
 
     /// <summary>Where all runs, in order.</summary>
@@ -50,6 +51,9 @@ internal sealed class CudaOps(IDevice device, ElementType type, int rows) : IDis
     public TensorScaleKernel TensorScale(int columns) => Get(_tensorScale, (Type, columns), static (cache, key) => new TensorScaleKernel(cache, key.Item1, key.Item2));
 
     public QuantizeKernel Quantize(int columns, MatmulScale scale) => Get(_quantize, (Type, columns, scale), static (cache, key) => new QuantizeKernel(cache, key.Item1, key.Item2, key.Item3));
+
+    public DenseGemvKernel DenseGemv(DenseProduct product, int outputs) =>
+        Get(_denseGemv, (product, DenseTiling.For(product, outputs, device.Info.Multiprocessors)), static (cache, key) => new DenseGemvKernel(cache, key.Item1, key.Item2));
 
     public RopeAndStoreKernel RopeAndStore(in AttentionShape shape, bool hasQkNorm) => Get(_rope, (shape, hasQkNorm), static (cache, key) =>
     {

@@ -1,0 +1,166 @@
+using Qwen.Native.Device;
+using Qwen.Native.Kernels;
+
+namespace Qwen.Native.Tests.Kernels;
+
+public sealed class DenseGemvKernelTests
+{
+    private static readonly ElementType[] _types = [ElementType.BF16, ElementType.F16];
+
+    public static TheoryData<ElementType, ElementType, MatmulScale> Weights => new()
+    {
+        { ElementType.BF16, ElementType.BF16, MatmulScale.None },
+        { ElementType.F16, ElementType.F16, MatmulScale.None },
+        { ElementType.E4M3, ElementType.BF16, MatmulScale.Tensor },
+        { ElementType.E4M3, ElementType.BF16, MatmulScale.Row },
+        { ElementType.E4M3, ElementType.BF16, MatmulScale.Block128 },
+        { ElementType.E4M3, ElementType.F16, MatmulScale.None },
+        { ElementType.E4M3, ElementType.F16, MatmulScale.Row },
+        { ElementType.E4M3, ElementType.F16, MatmulScale.Block128 },
+    };
+
+    [Theory]
+    [MemberData(nameof(Weights))]
+    public void Product_IsThatOfPlainSums(ElementType weights, ElementType activations, MatmulScale scale)
+    {
+        using var machine = new KernelMachine();
+        foreach ((ElementType result, bool accumulate) in ((ElementType, bool)[])[(activations, false), (ElementType.F32, false), (ElementType.F32, true)])
+        {
+            var product = new DenseProduct(weights, activations, result, scale, accumulate, Bias: machine.Random.Next(2) == 0);
+            foreach (int rowTiles in (int[])[1, 2])
+                Check(machine, product, new DenseTiling(rowTiles, 4 << machine.Random.Next(3)), machine.Random.Next(1, 13) * 8, machine.Random.Next(1, 90) * 16, machine.Random.Next(1, 9));
+        }
+    }
+
+    [Theory]
+    [MemberData(nameof(Weights))]
+    public void Gated_IsSwiGluOfBothHalves(ElementType weights, ElementType activations, MatmulScale scale)
+    {
+        using var machine = new KernelMachine();
+        int multiple = scale == MatmulScale.Block128 ? 128 : 8;
+        var product = new DenseProduct(weights, activations, activations, scale, Bias: machine.Random.Next(2) == 0, Gated: true);
+        Check(machine, product, new DenseTiling(2, 4), 2 * multiple * machine.Random.Next(1, 128 / multiple + 1), machine.Random.Next(1, 40) * 16, machine.Random.Next(1, 9));
+    }
+
+    [Theory]
+    [InlineData(8, 8, 1)] // less than a step, less than a tile
+    [InlineData(16, 64, 8)] // half a step
+    [InlineData(40, 2048, 8)] // all warps, all steps ahead
+    [InlineData(24, 4168, 2)] // 8 inputs over
+    public void Edges_AreRight(int outputs, int inputs, int tokens)
+    {
+        using var machine = new KernelMachine();
+        foreach (int rowTiles in (int[])[1, 2])
+            Check(machine, new DenseProduct(ElementType.BF16, ElementType.BF16, ElementType.F32), new DenseTiling(rowTiles, 4), outputs, inputs, tokens);
+    }
+
+    [Theory]
+    [InlineData(80)]
+    [InlineData(89)]
+    public void OlderDevices_ComputeTheSame(int computeCapability)
+    {
+        using var machine = new KernelMachine(computeCapability);
+        foreach (ElementType type in _types)
+        {
+            Check(machine, new DenseProduct(type, type, type, Bias: true), new DenseTiling(1, 8), 32, 288, 3);
+            Check(machine, new DenseProduct(ElementType.E4M3, type, ElementType.F32, MatmulScale.Row, Accumulate: true), new DenseTiling(2, 4), 48, 272, 3);
+        }
+    }
+
+    [Fact]
+    public void Codes_AreExact()
+    {
+        using var machine = new KernelMachine();
+        foreach (ElementType type in _types)
+        {
+            // Each row of W is all codes times ones of x at one place: the result is the code's value.
+            var kernel = new DenseGemvKernel(machine.Cache, new DenseProduct(ElementType.E4M3, type, ElementType.F32), new DenseTiling(1, 4));
+            byte[] codes = [.. Enumerable.Range(0, 256).SelectMany(code => Enumerable.Repeat((byte)((code & 0x7f) == 0x7f ? 0 : code), 16))];
+            float[] x = [.. Enumerable.Range(0, 16).Select(i => i == 13 ? 1f : 0)];
+            using DeviceBuffer w = machine.Buffer<byte>(codes), ones = machine.Buffer(type, x), y = machine.Empty(ElementType.F32, 256);
+            kernel.Launch(machine.Stream, w.Pointer, default, ones.Pointer, default, y.Pointer, 256, 16, 1);
+            machine.AssertEqual<float>([.. Enumerable.Range(0, 256).Select(code => TypedValues.Decode(ElementType.E4M3, codes[code * 16]))], machine.Read(ElementType.F32, y));
+        }
+    }
+
+    [Fact]
+    public void AToken_HasTheSameBitsAloneAsAmongEight()
+    {
+        using var machine = new KernelMachine();
+        const int Outputs = 48, Inputs = 1424;
+        var kernel = new DenseGemvKernel(machine.Cache, new DenseProduct(ElementType.BF16, ElementType.BF16, ElementType.F32), new DenseTiling(1, 4));
+        using DeviceBuffer w = machine.Buffer(ElementType.BF16, machine.Values(ElementType.BF16, Outputs * Inputs)), x = machine.Buffer(ElementType.BF16, machine.Values(ElementType.BF16, 8 * Inputs));
+        using DeviceBuffer all = machine.Empty(ElementType.F32, 8 * Outputs), one = machine.Empty(ElementType.F32, Outputs);
+        kernel.Launch(machine.Stream, w.Pointer, default, x.Pointer, default, all.Pointer, Outputs, Inputs, 8);
+        kernel.Launch(machine.Stream, w.Pointer, default, x.Pointer + (5 * Inputs * 2), default, one.Pointer, Outputs, Inputs, 1);
+        machine.AssertEqual<float>(machine.Read(ElementType.F32, all).AsSpan(5 * Outputs, Outputs), machine.Read(ElementType.F32, one));
+    }
+
+    [Fact]
+    public void WhatItCantCompute_IsRefused()
+    {
+        using var machine = new KernelMachine();
+        using DeviceBuffer memory = machine.Buffer<byte>(new byte[4096]);
+        var product = new DenseProduct(ElementType.E4M3, ElementType.BF16, ElementType.BF16);
+        var kernel = new DenseGemvKernel(machine.Cache, product, new DenseTiling(1, 4));
+        void Launch(int outputs, int inputs, int tokens) => kernel.Launch(machine.Stream, memory.Pointer, default, memory.Pointer, default, memory.Pointer, outputs, inputs, tokens);
+
+        Assert.Throws<ArgumentOutOfRangeException>(() => Launch(16, 24, 1));
+        Assert.Throws<ArgumentOutOfRangeException>(() => Launch(16, 0, 1));
+        Assert.Throws<ArgumentOutOfRangeException>(() => Launch(0, 16, 1));
+        Assert.Throws<ArgumentOutOfRangeException>(() => Launch(16, 16, 0));
+        Assert.Throws<ArgumentOutOfRangeException>(() => Launch(16, 16, 9));
+        Assert.Throws<ArgumentOutOfRangeException>(() => (product with { Weights = ElementType.F16 }).Check());
+        Assert.Throws<ArgumentOutOfRangeException>(() => (product with { Accumulate = true }).Check());
+        Assert.Throws<ArgumentOutOfRangeException>(() => (product with { Scale = MatmulScale.RowGroup128 }).Check());
+    }
+
+    private static void Check(KernelMachine machine, DenseProduct product, DenseTiling tiling, int outputs, int inputs, int tokens)
+    {
+        string what = $"{product}, {tiling}, [{tokens}, {inputs}] -> {outputs}";
+        int results = product.Gated ? outputs / 2 : outputs, scaleStride = ((inputs + 127) / 128 + 3) / 4 * 4;
+        float[] w = machine.Values(product.Weights, outputs * inputs), x = machine.Values(product.Activations, tokens * inputs, 1 / Math.Sqrt(inputs));
+        float[] scales = [.. machine.Values(ElementType.F32, Math.Max(outputs, (outputs + 127) / 128 * scaleStride)).Select(value => value + 2)];
+        float[] bias = machine.Values(ElementType.F32, outputs), before = machine.Values(ElementType.F32, tokens * results);
+        using DeviceBuffer weights = machine.Buffer(product.Weights, w), scaleBuffer = machine.Buffer(ElementType.F32, scales), input = machine.Buffer(product.Activations, x), biasBuffer = machine.Buffer(ElementType.F32, bias);
+        using DeviceBuffer y = product.Accumulate ? machine.Buffer(ElementType.F32, before) : machine.Empty(product.Result, tokens * results);
+        new DenseGemvKernel(machine.Cache, product, tiling).Launch(machine.Stream, weights.Pointer, scaleBuffer.Pointer, input.Pointer, product.Bias ? biasBuffer.Pointer : default, y.Pointer, outputs, inputs, tokens);
+        float[] actual = machine.Read(product.Result, y);
+        for (int token = 0; token < tokens; token++)
+        {
+            for (int o = 0; o < results; o++)
+            {
+                (double value, double size) = Sum(token, o);
+                if (product.Gated)
+                {
+                    (double up, double upSize) = Sum(token, o + results);
+                    double gate = value / (1 + Math.Exp(-value));
+                    (value, size) = (gate * up, (size * (Math.Abs(up) + 1)) + (Math.Abs(gate) * upSize));
+                }
+
+                int at = (token * results) + o;
+                value += product.Accumulate ? before[at] : 0;
+                double tolerance = (4e-6 * (size + Math.Abs(value))) + (product.Result == ElementType.F32 ? 0 : TypedValues.Tolerance(product.Result) * Math.Abs(value));
+                Assert.True(Math.Abs(actual[at] - value) <= tolerance, $"seed {machine.Seed}, {what}: y[{token}, {o}] is {actual[at]:g9}, not {value:g9}");
+            }
+        }
+
+        (double Value, double Size) Sum(int token, int row)
+        {
+            double value = 0, size = 0;
+            for (int i = 0; i < inputs; i++)
+            {
+                double term = w[(row * inputs) + i] * (double)x[(token * inputs) + i] * product.Scale switch
+                {
+                    MatmulScale.None => 1,
+                    MatmulScale.Tensor => scales[0],
+                    MatmulScale.Row => scales[row],
+                    _ => scales[(row / 128 * scaleStride) + (i / 128)],
+                };
+                (value, size) = (value + term, size + Math.Abs(term));
+            }
+
+            return (value + (product.Bias ? bias[row] : 0), size + Math.Abs(bias[row]));
+        }
+    }
+}
