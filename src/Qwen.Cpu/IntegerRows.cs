@@ -59,8 +59,8 @@ internal static unsafe class IntegerRows
             int row = from;
             if (RowPanel.IsSupported && tokens >= PanelTokens)
             {
-                for (; row + RowPanel.Rows <= to; row += RowPanel.Rows)
-                    RowPanel.Multiply<TFormat>(w, row, x, tokens, output.At(row - from), scratch);
+                while (row + RowPanel.Rows <= to)
+                    row += RowPanel.Multiply<TFormat>(w, row, to, x, tokens, output.At(row - from), scratch);
             }
 
             if (row < to)

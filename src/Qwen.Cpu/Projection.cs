@@ -13,6 +13,12 @@ public sealed unsafe class Projection : IDisposable
     /// <summary>Enough pieces to even out the threads, and few: the kernels fetch ahead across tiles, and what lies ahead should be their own.</summary>
     private const int PiecesPerThread = 8;
 
+    /// <summary>
+    /// Tiles of gate that are done before as many of up: enough that kernels which take many rows at once do, and that few tokens' reads change
+    /// seldom between the two places in memory.
+    /// </summary>
+    private const int GatedTiles = 4;
+
     private readonly WorkerPool _pool;
     private readonly NativeBuffer<byte> _scratch;
     private readonly long _scratchPerWorker, _kernelScratch;
@@ -26,8 +32,8 @@ public sealed unsafe class Projection : IDisposable
         _pool = pool;
         int blockColumns = checked((maxColumns + QuantizedActivations.BlockColumns - 1) / QuantizedActivations.BlockColumns * QuantizedActivations.BlockColumns);
         _kernelScratch = RoundUp(Math.Max(FloatRows.ScratchBytes(maxColumns), IntegerRows.ScratchBytes(blockColumns)));
-        // Behind the kernel's scratch: a tile of gate and one of up.
-        _scratchPerWorker = _kernelScratch + RoundUp(2L * maxTokens * StackedMatrix.TileRows * sizeof(float));
+        // Behind the kernel's scratch: some tiles of gate and as many of up.
+        _scratchPerWorker = _kernelScratch + RoundUp(2L * GatedTiles * maxTokens * StackedMatrix.TileRows * sizeof(float));
         _scratch = new NativeBuffer<byte>(_scratchPerWorker * pool.Threads);
         _quantizedBytes = RoundUp(QuantizedActivations.Bytes(maxTokens, blockColumns));
         _quantized = new NativeBuffer<byte>(_quantizedBytes);
@@ -158,10 +164,10 @@ public sealed unsafe class Projection : IDisposable
         {
             byte* scratch = owner.Scratch(worker);
             float* gate = (float*)(scratch + owner._kernelScratch);
-            float* up = gate + ((long)tokens * StackedMatrix.TileRows);
-            for (int tile = from; tile < to; tile++)
+            float* up = gate + ((long)tokens * GatedTiles * StackedMatrix.TileRows);
+            for (int tile = from; tile < to; tile += GatedTiles)
             {
-                int first = tile * StackedMatrix.TileRows, last = Math.Min(first + StackedMatrix.TileRows, w.Parts[0].Rows), rows = last - first;
+                int first = tile * StackedMatrix.TileRows, last = Math.Min(Math.Min(tile + GatedTiles, to) * StackedMatrix.TileRows, w.Parts[0].Rows), rows = last - first;
                 owner.Multiply(w, 0, first, last, x, xStride, tokens, gate, rows, false, scratch);
                 owner.Multiply(w, 1, first, last, x, xStride, tokens, up, rows, false, scratch);
                 SwiGlu.Apply(gate, up, gate, (long)tokens * rows);

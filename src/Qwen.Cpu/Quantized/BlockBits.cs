@@ -54,8 +54,17 @@ internal static unsafe class BlockBits
 
     /// <summary><see cref="FifthBits"/> of two blocks.</summary>
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    public static Vector512<byte> FifthBitPair(byte* bits, int stride) =>
-        Lanes.Join(FifthBits(Unsafe.ReadUnaligned<uint>(bits)), FifthBits(Unsafe.ReadUnaligned<uint>(bits + stride)));
+    public static Vector512<byte> FifthBitPair(byte* bits, int stride)
+    {
+        uint first = Unsafe.ReadUnaligned<uint>(bits), second = Unsafe.ReadUnaligned<uint>(bits + stride);
+        if (!Avx512BW.IsSupported)
+            return Lanes.Join(FifthBits(first), FifthBits(second));
+        Vector512<byte> spread = Avx512BW.Shuffle(
+            Lanes.Join(Vector256.Create(first), Vector256.Create(second)).AsByte(),
+            Vector512.Create(0UL, 0x0101010101010101, 0x0202020202020202, 0x0303030303030303, 0, 0x0101010101010101, 0x0202020202020202, 0x0303030303030303).AsByte());
+        Vector512<byte> bit = Vector512.Create(0x8040201008040201UL).AsByte();
+        return Vector512.Equals(spread & bit, bit) & Vector512.Create((byte)0x10);
+    }
 
     /// <summary>16 bytes hold 32 indices (as <see cref="Nibbles"/>) into the levels of IQ4_NL; gives level + 128.</summary>
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
@@ -115,14 +124,32 @@ internal static unsafe class BlockBits
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
     public static Vector512<float> Halves(byte* bytes, int stride)
     {
-        (Vector256<uint> low, Vector256<uint> high) = Vector256.Widen(Vector256.Create(EightHalves(bytes, stride), EightHalves(bytes + (8 * stride), stride)));
+        Vector256<ushort> halves = Vector256.Create(EightHalves(bytes, stride), EightHalves(bytes + (8 * stride), stride));
+        if (Avx512BW.IsSupported && Vector256.LessThanAll((halves & Vector256.Create((ushort)0x7C00)) - Vector256.Create((ushort)0x0400), Vector256.Create((ushort)0x7800)))
+        {
+            // All are normal, as good as always: no more to do than to move bits and rebias the exponent.
+            Vector512<int> signed = Avx512F.ConvertToVector512Int32(halves.AsInt16()) << 13;
+            return ((signed & Vector512.Create(unchecked((int)0x8FFFE000))) + Vector512.Create(112 << 23)).AsSingle();
+        }
+
+        (Vector256<uint> low, Vector256<uint> high) = Vector256.Widen(halves);
         return Widen(Lanes.Join(low, high).AsInt32());
     }
 
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    private static Vector128<ushort> EightHalves(byte* bytes, int stride) => Vector128.Create(
-        *(ushort*)bytes, *(ushort*)(bytes + stride), *(ushort*)(bytes + (2 * stride)), *(ushort*)(bytes + (3 * stride)),
-        *(ushort*)(bytes + (4 * stride)), *(ushort*)(bytes + (5 * stride)), *(ushort*)(bytes + (6 * stride)), *(ushort*)(bytes + (7 * stride)));
+    private static Vector128<ushort> EightHalves(byte* bytes, int stride)
+    {
+        // Eight blocks of 18 bytes have their scales in 128: one permutation takes all.
+        if (Avx512BW.IsSupported && stride == 18)
+        {
+            Vector512<ushort> indices = Vector512.Create(0x001B_0012_0009_0000UL, 0x003F_0036_002D_0024UL, 0, 0, 0, 0, 0, 0).AsUInt16();
+            return Avx512BW.PermuteVar32x16x2(Vector512.Load((ushort*)bytes), indices, Vector512.Load((ushort*)(bytes + 64))).GetLower().GetLower();
+        }
+
+        return Vector128.Create(
+            *(ushort*)bytes, *(ushort*)(bytes + stride), *(ushort*)(bytes + (2 * stride)), *(ushort*)(bytes + (3 * stride)),
+            *(ushort*)(bytes + (4 * stride)), *(ushort*)(bytes + (5 * stride)), *(ushort*)(bytes + (6 * stride)), *(ushort*)(bytes + (7 * stride)));
+    }
 
     /// <summary>Binary16 bit patterns as floats.</summary>
     /// <remarks>

@@ -64,11 +64,8 @@ internal readonly unsafe struct Int4<TGroup> : IQuantizedFormat
 
     /// <summary>The 32 bytes of the run-th 64 columns.</summary>
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    private static byte* Run(byte* blocks, int run)
-    {
-        (uint block, uint inBlock) = Math.DivRem((uint)run, (uint)TGroup.Columns / 64);
-        return blocks + ((long)block * BlockBytes) + GroupHead.Bytes + (inBlock * 32);
-    }
+    private static byte* Run(byte* blocks, int run) =>
+        blocks + (run * 64 / TGroup.Columns * BlockBytes) + GroupHead.Bytes + (run * 64 % TGroup.Columns / 2);
 }
 
 /// <summary>Unsigned 8-bit codes in column order.</summary>
@@ -91,8 +88,7 @@ internal readonly unsafe struct Int8<TGroup> : IQuantizedFormat
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
     public static Vector256<byte> Codes(byte* blocks, int group)
     {
-        (uint block, uint inBlock) = Math.DivRem((uint)group, (uint)TGroup.Columns / 32);
-        return Vector256.Load(blocks + ((long)block * BlockBytes) + GroupHead.Bytes + (inBlock * 32));
+        return Vector256.Load(blocks + (group * 32 / TGroup.Columns * BlockBytes) + GroupHead.Bytes + (group * 32 % TGroup.Columns));
     }
 
     [MethodImpl(MethodImplOptions.AggressiveInlining)]

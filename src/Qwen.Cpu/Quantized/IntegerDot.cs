@@ -8,14 +8,17 @@ namespace Qwen.Cpu.Quantized;
 internal static unsafe class IntegerDot
 {
     /// <summary>The dots of the 16 sub-blocks that begin at <paramref name="blocks"/>, in order.</summary>
+    /// <param name="blocks">A chunk of a row.</param>
+    /// <param name="x">The activations of its columns.</param>
+    /// <param name="wide">The same as int16, where <see cref="PanelDot.HasWords"/>.</param>
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    public static Vector512<int> SubBlocks<TFormat>(byte* blocks, sbyte* x)
+    public static Vector512<int> SubBlocks<TFormat>(byte* blocks, sbyte* x, short* wide)
         where TFormat : struct, IQuantizedFormat
     {
         if (TFormat.SubBlock == 16)
-            return Avx512BW.IsSupported ? Of16Columns512<TFormat>(blocks, x) : Of16Columns<TFormat>(blocks, x);
+            return Avx512BW.IsSupported ? Of16Columns512<TFormat>(blocks, x, wide) : Of16Columns<TFormat>(blocks, x);
         if (Avx512BW.IsSupported)
-            return Of32Columns512<TFormat>(blocks, x);
+            return Of32Columns512<TFormat>(blocks, x, wide);
         return Vector512.Create(Of32Columns<TFormat>(blocks, x, 0), Of32Columns<TFormat>(blocks, x, 8));
     }
 
@@ -71,22 +74,20 @@ internal static unsafe class IntegerDot
     }
 
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    private static Vector512<int> Of32Columns512<TFormat>(byte* blocks, sbyte* x)
+    private static Vector512<int> Of32Columns512<TFormat>(byte* blocks, sbyte* x, short* wide)
         where TFormat : struct, IQuantizedFormat
     {
         // 128-bit lanes 0 and 1 of a hold the two halves of groups 0, 2, 4, 6; lanes 2 and 3 those of groups 1, 3, 5, 7. b: 8 to 15.
-        Vector512<int> a = QuadSums(Pair<TFormat>(blocks, x, 0), Pair<TFormat>(blocks, x, 1), Pair<TFormat>(blocks, x, 2), Pair<TFormat>(blocks, x, 3));
-        Vector512<int> b = QuadSums(Pair<TFormat>(blocks, x, 4), Pair<TFormat>(blocks, x, 5), Pair<TFormat>(blocks, x, 6), Pair<TFormat>(blocks, x, 7));
+        Vector512<int> a = FourPairs<TFormat>(blocks, x, wide, 0), b = FourPairs<TFormat>(blocks, x, wide, 4);
         return Avx512F.PermuteVar16x32x2(a, Vector512.Create(0, 8, 1, 9, 2, 10, 3, 11, 16, 24, 17, 25, 18, 26, 19, 27), b)
             + Avx512F.PermuteVar16x32x2(a, Vector512.Create(4, 12, 5, 13, 6, 14, 7, 15, 20, 28, 21, 29, 22, 30, 23, 31), b);
     }
 
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    private static Vector512<int> Of16Columns512<TFormat>(byte* blocks, sbyte* x)
+    private static Vector512<int> Of16Columns512<TFormat>(byte* blocks, sbyte* x, short* wide)
         where TFormat : struct, IQuantizedFormat
     {
-        Vector512<int> sums = QuadSums(Pair<TFormat>(blocks, x, 0), Pair<TFormat>(blocks, x, 1), Pair<TFormat>(blocks, x, 2), Pair<TFormat>(blocks, x, 3));
-        return Avx512F.PermuteVar16x32(sums, Vector512.Create(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15));
+        return Avx512F.PermuteVar16x32(FourPairs<TFormat>(blocks, x, wide, 0), Vector512.Create(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15));
     }
 
     /// <summary>The products of a group of 32 columns in 8 lanes, as <see cref="Partial"/> leaves them.</summary>
@@ -95,15 +96,43 @@ internal static unsafe class IntegerDot
         where TFormat : struct, IQuantizedFormat =>
         Partial<TFormat>(TFormat.Codes(blocks, group), Vector256.Load(x + (32 * group)));
 
-    /// <summary>The products of a pair of groups in 16 lanes: four lanes for each 16 columns.</summary>
+    /// <summary>The sums of each 16 columns of four pairs of groups: in each 128-bit lane, one of each pair.</summary>
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    private static Vector512<int> Pair<TFormat>(byte* blocks, sbyte* x, int pair)
+    private static Vector512<int> FourPairs<TFormat>(byte* blocks, sbyte* x, short* wide, int pair)
         where TFormat : struct, IQuantizedFormat
     {
+        if (!PairsFitInt16<TFormat>() && AvxVnni.IsSupported)
+            return QuadSums(Vnni(pair), Vnni(pair + 1), Vnni(pair + 2), Vnni(pair + 3));
         if (!PairsFitInt16<TFormat>())
-            return Lanes.Join(Group<TFormat>(blocks, x, 2 * pair), Group<TFormat>(blocks, x, (2 * pair) + 1));
-        Vector512<short> products = Avx512BW.MultiplyAddAdjacent(TFormat.CodePair(blocks, pair), Vector512.Load(x + (64 * pair)));
-        return Avx512BW.MultiplyAddAdjacent(products, Vector512<short>.One);
+            return QuadSums(Words(pair), Words(pair + 1), Words(pair + 2), Words(pair + 3));
+        Vector512<short> a = Products(pair), b = Products(pair + 1), c = Products(pair + 2), d = Products(pair + 3);
+        if (PairsPerInt16<TFormat>() < 4)
+            return QuadSums(Pairs(a), Pairs(b), Pairs(c), Pairs(d));
+
+        // int16 takes the sums of all but the last two, which one multiplication adds for all.
+        Vector512<short> ab = Avx512F.UnpackLow(a.AsInt32(), b.AsInt32()).AsInt16() + Avx512F.UnpackHigh(a.AsInt32(), b.AsInt32()).AsInt16();
+        Vector512<short> cd = Avx512F.UnpackLow(c.AsInt32(), d.AsInt32()).AsInt16() + Avx512F.UnpackHigh(c.AsInt32(), d.AsInt32()).AsInt16();
+        return Pairs(Avx512F.UnpackLow(ab.AsInt64(), cd.AsInt64()).AsInt16() + Avx512F.UnpackHigh(ab.AsInt64(), cd.AsInt64()).AsInt16());
+
+        [MethodImpl(MethodImplOptions.AggressiveInlining)]
+        Vector512<int> Vnni(int i) => Lanes.Join(Group<TFormat>(blocks, x, 2 * i), Group<TFormat>(blocks, x, (2 * i) + 1));
+
+        [MethodImpl(MethodImplOptions.AggressiveInlining)]
+        Vector512<int> Words(int i)
+        {
+            Vector512<int> first = WordProducts(2 * i), second = WordProducts((2 * i) + 1);
+            return Avx512F.Shuffle4x128(first, second, 0b10_00_10_00) + Avx512F.Shuffle4x128(first, second, 0b11_01_11_01);
+        }
+
+        [MethodImpl(MethodImplOptions.AggressiveInlining)]
+        Vector512<int> WordProducts(int group) =>
+            Avx512BW.MultiplyAddAdjacent(Avx512BW.ConvertToVector512Int16(TFormat.Codes(blocks, group)), Vector512.Load(wide + (32 * group)));
+
+        [MethodImpl(MethodImplOptions.AggressiveInlining)]
+        Vector512<short> Products(int i) => Avx512BW.MultiplyAddAdjacent(TFormat.CodePair(blocks, i), Vector512.Load(x + (64 * i)));
+
+        [MethodImpl(MethodImplOptions.AggressiveInlining)]
+        static Vector512<int> Pairs(Vector512<short> sums) => Avx512BW.MultiplyAddAdjacent(sums, Vector512<short>.One);
     }
 
     /// <summary>In each 128-bit lane: the sums of that lane of a, b, c and d.</summary>

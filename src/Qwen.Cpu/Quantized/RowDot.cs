@@ -67,20 +67,22 @@ internal static unsafe class RowDot
         where TFormat : struct, IQuantizedFormat
     {
         sbyte* codes = x.Codes(token);
+        short* wide = x.WideCodes(token);
         float* scales = x.Scales(token);
         int* sums = x.Sums(token, TFormat.SubBlock);
+        float* scaledSums = x.ScaledSums(token, TFormat.SubBlock);
         Vector512<float> lanes = Vector512<float>.Zero;
         for (int b = 0; b < row.SubBlocks; b += Lanes.Count)
         {
             byte* chunk = row.Chunk(b);
             Prefetch<TFormat>(chunk + PrefetchBytes);
-            Vector512<int> dots = IntegerDot.SubBlocks<TFormat>(chunk, codes + (b * TFormat.SubBlock));
+            Vector512<int> dots = IntegerDot.SubBlocks<TFormat>(chunk, codes + (b * TFormat.SubBlock), wide + (b * TFormat.SubBlock));
             Vector512<int> sum = Vector512.Load(sums + b);
             Vector512<float> scale = Lanes.ActivationScales<TFormat>(scales, b);
             row.Scales(chunk, b, out Vector512<float> weightScales, out Vector512<float> weightBiases);
             lanes = Vector512.FusedMultiplyAdd(Lanes.Floats<TFormat>(dots, sum), weightScales * scale, lanes);
             if (TFormat.HasBias)
-                lanes = Vector512.FusedMultiplyAdd(weightBiases, Vector512.ConvertToSingle(sum) * scale, lanes);
+                lanes = Vector512.FusedMultiplyAdd(weightBiases, Vector512.Load(scaledSums + b), lanes);
         }
 
         return Lanes512.Fold(new(lanes)); // its operations are made of narrower ones where there is no AVX-512

@@ -4,8 +4,9 @@ using System.Runtime.Intrinsics.X86;
 
 namespace Qwen.Cpu.Quantized;
 
-/// <summary>y[t, r] = dot(W[r, :], x[t, :]) for 16 rows and many tokens: the rows are unpacked once, to L2, with rows in the lanes.</summary>
+/// <summary>y[t, r] = dot(W[r, :], x[t, :]) for some panels of 16 rows and many tokens: the rows are unpacked once, to L2, with rows in the lanes.</summary>
 /// <remarks>
+/// A few panels take their turn at each tile of tokens, which comes from L3 or memory once for all of them.
 /// Rows lie in a vector's lanes, so nothing is summed across lanes: a tile of 16 rows and 4 tokens is <see cref="PanelDot"/>'s products alone.
 /// <see cref="RowDot"/>'s lane p is here the sum over sub-blocks p, p + 16, ..; walking p in bit-reversed order and adding finished sums
 /// in pairs, as a binary counter carries, is the same tree as its fold: the bits are the same. The panel lies in the order of that walk.
@@ -15,6 +16,8 @@ internal static unsafe class RowPanel
     /// <summary>Rows of a panel: the lanes of an accumulator.</summary>
     public const int Rows = Lanes.Count;
 
+    private const int MostPanels = 4;
+    private const long GroupBytes = 512 << 10; // of panels that take turns: half of a usual L2
     private const int TileTokens = 4;
     private const int Levels = 4; // 16 lanes fold in four steps
 
@@ -23,14 +26,13 @@ internal static unsafe class RowPanel
 
     private static ReadOnlySpan<byte> BitReversed => [0, 8, 4, 12, 2, 10, 6, 14, 1, 9, 5, 13, 3, 11, 7, 15];
 
-    /// <summary>Bytes of scratch memory: per row a byte or an int16 for each column, and for each 16 or 32 starts, an F32 scale and bias.</summary>
-    public static long ScratchBytes(int columns) =>
-        RowBlocks<Q2_K>.TailBytes + (Rows * (long)columns * (PanelDot.HasWords ? 2 : 1)) + (Rows * ((long)columns / 16) * 3 * sizeof(float));
+    /// <summary>Bytes of scratch memory.</summary>
+    public static long ScratchBytes(int columns) => RowBlocks<Q2_K>.TailBytes + (Panels(columns) * PanelBytes(columns));
 
-    /// <summary>Multiplies the rows [<paramref name="row"/>, row + 16).</summary>
+    /// <summary>Multiplies the rows from <paramref name="row"/> on, as many whole panels as there are before <paramref name="to"/>, at most some; returns how many rows.</summary>
     [SkipLocalsInit]
     [MethodImpl(MethodImplOptions.AggressiveOptimization)]
-    public static void Multiply<TFormat>(in WeightMatrix w, int row, in QuantizedActivations x, int tokens, in Output output, byte* scratch)
+    public static int Multiply<TFormat>(in WeightMatrix w, int row, int to, in QuantizedActivations x, int tokens, in Output output, byte* scratch)
         where TFormat : struct, IQuantizedFormat
     {
         int* lanes = stackalloc int[Lanes.Count]; // where in the walk a lane's sub-blocks begin
@@ -41,12 +43,29 @@ internal static unsafe class RowPanel
             walked += (subBlocks - lane + Lanes.Count - 1) / Lanes.Count;
         }
 
-        Panel panel = Panel.At<TFormat>(scratch + RowBlocks<TFormat>.TailBytes, w.Columns);
-        PanelUnpacker.Codes<TFormat>(w.Data + (row * w.RowBytes), w.RowBytes, w.Columns, panel, lanes);
-        PanelUnpacker.Scales<TFormat>(w, row, panel, lanes, scratch);
+        int panels = Math.Min(Panels(w.Columns), (to - row) / Rows);
+        byte* memory = scratch + RowBlocks<TFormat>.TailBytes;
+        long bytes = PanelBytes(w.Columns);
+        for (int i = 0; i < panels; i++)
+        {
+            Panel panel = Panel.At<TFormat>(memory + (i * bytes), w.Columns);
+            PanelUnpacker.Codes<TFormat>(w.Data + ((row + (i * Rows)) * w.RowBytes), w.RowBytes, w.Columns, panel, lanes);
+            PanelUnpacker.Scales<TFormat>(w, row + (i * Rows), panel, lanes, scratch);
+        }
+
         for (int token = 0; token < tokens; token += TileTokens)
-            MultiplyTile<TFormat>(panel, x, token, Math.Min(TileTokens, tokens - token), output);
+        {
+            for (int i = 0; i < panels; i++)
+                MultiplyTile<TFormat>(Panel.At<TFormat>(memory + (i * bytes), w.Columns), x, token, Math.Min(TileTokens, tokens - token), output.At(i * Rows));
+        }
+
+        return panels * Rows;
     }
+
+    private static int Panels(int columns) => (int)Math.Clamp(GroupBytes / PanelBytes(columns), 1, MostPanels);
+
+    /// <summary>Per row a byte or an int16 for each column, and for each 16 or 32 a start, an F32 scale and a bias.</summary>
+    private static long PanelBytes(int columns) => Rows * (((long)columns * (PanelDot.HasWords ? 2 : 1)) + ((long)columns / 16 * 3 * sizeof(float)));
 
     /// <summary>The outputs of 16 rows for four tokens, of which <paramref name="count"/> are kept; the records of the others are padding.</summary>
     [SkipLocalsInit]

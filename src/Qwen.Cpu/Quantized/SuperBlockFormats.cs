@@ -212,6 +212,7 @@ internal readonly unsafe struct IQ4_XS : IQuantizedFormat
     }
 
     /// <summary>Eight scales: their low nibbles from four bytes, their upper two bits from the two bytes before.</summary>
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
     private static ulong PackedScales(byte* block) =>
         BlockBits.SpreadNibbles(Unsafe.ReadUnaligned<uint>(block + 4)) | (BlockBits.SpreadPairs(Unsafe.ReadUnaligned<ushort>(block + 2)) << 4);
 }
