@@ -77,6 +77,7 @@ internal static unsafe class RowPanel
         long next = x.TokenBytes, toBiases = panel.Biases - panel.Scales;
         byte* xCodes = PanelDot.IsVnni<TFormat>() ? (byte*)x.Codes(token) : PanelDot.IsWords<TFormat>() ? (byte*)x.WideCodes(token) : x.UnsignedCodes(token);
         byte* xScales = (byte*)x.Scales(token), xSums = PanelDot.IsVnni<TFormat>() ? (byte*)x.Sums(token, TFormat.SubBlock) : (byte*)x.ScaledSums(token, TFormat.SubBlock);
+        byte* xNext = xCodes + (TileTokens * next); // of the tokens after these, past the last of which nothing comes of it
         byte* codes = panel.Codes, starts = panel.Starts;
         float* scales = panel.Scales;
         float* waiting = stackalloc float[(Levels + 1) * TileTokens * Rows]; // a tile for each bit of p: finished sums that wait for their sibling
@@ -88,6 +89,8 @@ internal static unsafe class RowPanel
                 PanelDot.Dots<TFormat>(
                     codes, starts, xCodes + (b * (uint)TFormat.SubBlock * (PanelDot.IsWords<TFormat>() ? 2 : 1)), next,
                     out Vector512<int> d0, out Vector512<int> d1, out Vector512<int> d2, out Vector512<int> d3);
+                Prefetch(xNext, next);
+                xNext += TFormat.SubBlock * (PanelDot.IsWords<TFormat>() ? 2 : 1);
                 byte* scale = xScales + (b * (uint)TFormat.SubBlock / QuantizedActivations.BlockColumns * sizeof(float)), sum = xSums + (b * sizeof(int));
                 y0 = Accumulate<TFormat>(y0, d0, scales, toBiases, (float*)scale, sum);
                 y1 = Accumulate<TFormat>(y1, d1, scales, toBiases, (float*)(scale + next), sum + next);
@@ -121,6 +124,16 @@ internal static unsafe class RowPanel
             Vector512<float> dots = Vector512.Load(waiting + (((Levels * TileTokens) + t) * Rows));
             (output.Accumulate ? Vector512.Load(y) + dots : dots).Store(y);
         }
+    }
+
+    /// <summary>Asks L2 for activations of the next tile: walking a record in strides, the processor does not look ahead by itself.</summary>
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    private static void Prefetch(byte* x, long next)
+    {
+        Sse.Prefetch1(x);
+        Sse.Prefetch1(x + next);
+        Sse.Prefetch1(x + (2 * next));
+        Sse.Prefetch1(x + (3 * next));
     }
 
     /// <summary>Adds a token's dots with a sub-block to its sums.</summary>

@@ -114,11 +114,17 @@ public sealed class QwenTokenizerTests : IDisposable
         string text = string.Concat(File.ReadLines(Path.Combine(Repository.DemoModel, "evaluation.jsonl")).Take(50));
         var ids = new int[text.Length];
         int count = _demo.Encode(text, ids, AddedTokenParsing.UserDefined);
-        _demo.Encode(text, ids, AddedTokenParsing.UserDefined);
-        long before = GC.GetAllocatedBytesForCurrentThread();
-        for (int i = 0; i < 5; i++)
+
+        // The least of some: a collection that another test brings about may empty the array pool, which then allocates anew.
+        long least = long.MaxValue;
+        for (int i = 0; i < 10; i++)
+        {
+            long before = GC.GetAllocatedBytesForCurrentThread();
             _demo.Encode(text, ids, AddedTokenParsing.UserDefined);
-        Assert.Equal(before, GC.GetAllocatedBytesForCurrentThread());
+            least = Math.Min(least, GC.GetAllocatedBytesForCurrentThread() - before);
+        }
+
+        Assert.Equal(0, least);
 
         var few = new int[10];
         Assert.Equal(count, _demo.Encode(text, few, AddedTokenParsing.UserDefined));
