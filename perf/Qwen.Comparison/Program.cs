@@ -54,6 +54,11 @@ command.SetAction(parsed =>
         }
     }
 });
+
+var cacheModels = new Option<string[]>("--models") { AllowMultipleArgumentsPerToken = true, DefaultValueFactory = _ => ["synthetic:qwen2.5-0.5b:bf16", "synthetic:qwen3-0.6b:bf16"], Description = "Besides the demo model." };
+var cache = new Command("cache-types", "Prints what each type of the KV cache does to the logits.") { cacheModels };
+cache.SetAction(parsed => CacheTypes.Print([null, .. parsed.GetValue(cacheModels)!]));
+command.Add(cache);
 return command.Parse(args).Invoke();
 
 static double Median(List<Speed> speeds, Func<Speed, double> figure)

@@ -53,8 +53,14 @@ internal static unsafe class PanelUnpacker
         where TFormat : struct, IQuantizedFormat
     {
         byte* stage = stackalloc byte[32 * RowPanel.Rows];
-        for (int group = 0; group < columns / 32; group++)
+        int groups = columns / 32;
+        for (int group = 0; group < groups; group++)
         {
+            // The rows of the next panel: sixteen at once are more streams than the processor follows by itself. Past the matrix it is harmless.
+            byte* ahead = blocks + (RowPanel.Rows * rowBytes) + (group * rowBytes / groups);
+            for (int row = 0; row < RowPanel.Rows; row++)
+                Sse.Prefetch1(ahead + (row * rowBytes));
+
             for (int half = 0; half < RowPanel.Rows; half += 8)
             {
                 byte* rows = blocks + (half * rowBytes);

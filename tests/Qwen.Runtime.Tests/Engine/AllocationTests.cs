@@ -17,7 +17,7 @@ public sealed class AllocationTests
     {
         // One thread, on which all of a step runs: what the runtime counts for it is what a step allocates.
         var options = new EngineOptions { KvCacheType = cache, MaxSequences = 3, MaxBatchedTokens = 16, MaxModelLength = 128, Threads = 1 };
-        using LoadedModel model = LoadedModel.Load(options: options);
+        using LoadedModel model = LoadedModel.Load(Repository.DemoModel, options);
         var pool = new BlockPool(model.KvBlocks, model.BlockSize);
         var scheduler = new Scheduler<Generation>(pool, options.MaxSequences);
         using var batch = new Batch(options.MaxBatchedTokens, options.MaxSequences);
