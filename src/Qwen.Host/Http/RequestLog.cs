@@ -3,7 +3,7 @@ using Qwen.Runtime.Engine;
 
 namespace Qwen.Host.Http;
 
-/// <summary>One line for each request.</summary>
+/// <summary>One line for each request; those of probes and scrapers, which come every second, only where debug lines are wanted.</summary>
 internal static partial class RequestLog
 {
     /// <summary>Runs a request and logs what became of it.</summary>
@@ -25,11 +25,12 @@ internal static partial class RequestLog
         Usage usage = context.Features.Get<RequestUsage>()?.Usage ?? default;
         string status = context.RequestAborted.IsCancellationRequested ? "disconnected" : $"{context.Response.StatusCode}";
         string path = context.Request.Path.ToUriComponent(); // escaped: a client must not be able to write lines of its own
-        Served(logger, context.TraceIdentifier, context.Request.Method, path, status, usage.PromptTokens, usage.CompletionTokens, elapsed.TotalSeconds);
+        bool isProbe = context.Request.Path.StartsWithSegments("/health") || context.Request.Path.StartsWithSegments("/metrics");
+        Served(logger, isProbe ? LogLevel.Debug : LogLevel.Information, context.TraceIdentifier, context.Request.Method, path, status, usage.PromptTokens, usage.CompletionTokens, elapsed.TotalSeconds);
     }
 
-    [LoggerMessage(EventId = 1, Level = LogLevel.Information, Message = "{RequestId} {Method} {Path} {Status}, {PromptTokens} + {CompletionTokens} tokens, {Seconds:F3} s")]
-    private static partial void Served(ILogger logger, string requestId, string method, string path, string status, int promptTokens, int completionTokens, double seconds);
+    [LoggerMessage(EventId = 1, Message = "{RequestId} {Method} {Path} {Status}, {PromptTokens} + {CompletionTokens} tokens, {Seconds:F3} s")]
+    private static partial void Served(ILogger logger, LogLevel level, string requestId, string method, string path, string status, int promptTokens, int completionTokens, double seconds);
 }
 
 /// <summary>What a request has taken so far, for the log.</summary>
