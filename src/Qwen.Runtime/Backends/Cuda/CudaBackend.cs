@@ -56,7 +56,7 @@ internal sealed unsafe class CudaBackend : IBackend
     public int Graphs => _graphs?.Count ?? 0;
 
     /// <summary>What was taken so far, with what the first step takes.</summary>
-    public CudaSums Sums => new(_weights.Used, _workspace.Used + (_isLoading && _loader.InputBytes > 0 ? DeviceArena.Round(_loader.InputBytes) : 0));
+    public CudaSums Sums => new(_weights.Used, _workspace.Used + (_isLoading ? Late.Sum(bytes => bytes == 0 ? 0 : DeviceArena.Round(bytes)) : 0));
 
     /// <summary>A backend that loads nothing and computes nothing, but counts what that takes.</summary>
     public static CudaBackend Measure(IDevice device, CudaSettings settings) => new(device, settings, DeviceArena.Measure(), DeviceArena.Measure(), null);
@@ -216,6 +216,9 @@ internal sealed unsafe class CudaBackend : IBackend
         }
     }
 
+    /// <summary>What is known only when all weights are: room for inputs in another form, and for the sums of packed products.</summary>
+    private long[] Late => [_loader.InputBytes, _loader.HasPacked ? PackedGemmKernel.MostWorkspaceBytes(_device.Info.Multiprocessors) : 0];
+
     private AttentionShape ShapeOf(AttentionLayer layer)
     {
         ElementType stored = CudaKvCache.Element(_cache.Shape.Type);
@@ -247,6 +250,6 @@ internal sealed unsafe class CudaBackend : IBackend
             return;
         _isLoading = false;
         _loader.Staging!.Dispose();
-        _ops!.Inputs = Take(_loader.InputBytes);
+        (_ops!.Inputs, _ops.PackedSums) = (Take(Late[0]), Take(Late[1]));
     }
 }

@@ -18,6 +18,9 @@ internal sealed class CudaLoader(IDevice device, ElementType type, int rows, Dev
 
     public PinnedStaging? Staging { get; } = staging;
 
+    /// <summary>Some weights are packed.</summary>
+    public bool HasPacked { get; set; }
+
     /// <summary>Bytes that products need to bring their inputs to another form.</summary>
     public long InputBytes { get; private set; }
 

@@ -21,6 +21,7 @@ internal sealed class CudaOps(IDevice device, ElementType type, int rows) : IDis
     private readonly Dictionary<AttentionShape, PrefillAttentionKernel> _prefill = [];
     private readonly Dictionary<(PackedProduct, int), PackedGemvKernel> _gemv = [];
     private readonly Dictionary<(DenseProduct, DenseTiling), DenseGemvKernel> _denseGemv = [];
+    private readonly Dictionary<(PackedProduct, int), PackedGemmKernel> _gemm = [];
     private SwiGluKernel? _swiGlu;
 
     /// <summary>Where all runs, in order.</summary>
@@ -37,6 +38,9 @@ internal sealed class CudaOps(IDevice device, ElementType type, int rows) : IDis
 
     /// <summary>Room for the inputs of a product in another form: quantized, or in another order.</summary>
     public DevicePointer Inputs { get; set; }
+
+    /// <summary>Room for the sums of packed products that several blocks share: zeros, and left as zeros.</summary>
+    public DevicePointer PackedSums { get; set; }
 
     public SwiGluKernel SwiGlu => _swiGlu ??= new SwiGluKernel(_cache, Type);
 
@@ -67,6 +71,9 @@ internal sealed class CudaOps(IDevice device, ElementType type, int rows) : IDis
 
     public PackedGemvKernel PackedGemv(in PackedProduct product, PackedMatrix matrix) => Get(
         _gemv, (product, PackedGemvKernel.RowTilesFor(matrix, device.Info.Multiprocessors)), static (cache, key) => new PackedGemvKernel(cache, key.Item1, key.Item2));
+
+    public PackedGemmKernel PackedGemm(in PackedProduct product, int rows) => Get(
+        _gemm, (product, PackedGemmKernel.TileRowsFor(product.Format, rows)), static (cache, key) => new PackedGemmKernel(cache, key.Item1, key.Item2));
 
     /// <inheritdoc/>
     public void Dispose()

@@ -28,6 +28,7 @@ internal sealed class PackedLinear : CudaLinear
         var source = new StackedSource(sources, inputs, matrix.Groups);
         DevicePointer order = inputOrder is null ? DevicePointer.Null : loader.Upload<int>(inputOrder);
         DevicePointer weights = loader.Take(matrix.ByteCount);
+        loader.HasPacked = true;
         if (inputOrder is not null)
             loader.ReserveInputs((long)inputs * loader.Rows * sizeof(ushort));
         if (loader.Staging is { } staging)
@@ -53,12 +54,10 @@ internal sealed class PackedLinear : CudaLinear
         }
 
         var product = new PackedProduct(_matrix.Format, ops.Type, result, accumulate, Biases.Exists);
-        for (int row = 0; row < rows; row += PackedGemvKernel.MostRows)
-        {
-            ops.PackedGemv(product, _matrix).Launch(
-                ops.Stream, _matrix, _weights, x + ((long)row * Inputs * sizeof(ushort)), Biases.Single, y + ((long)row * Outputs * result.Bytes()),
-                Math.Min(rows - row, PackedGemvKernel.MostRows));
-        }
+        if (rows <= PackedGemvKernel.MostRows)
+            ops.PackedGemv(product, _matrix).Launch(ops.Stream, _matrix, _weights, x, Biases.Single, y, rows);
+        else
+            ops.PackedGemm(product, rows).Launch(ops.Stream, _matrix, _weights, x, Biases.Single, y, rows, ops.PackedSums);
     }
 
     /// <summary>How the matrices are packed together, what each is read by, and the order of their inputs; null where they can't be.</summary>
