@@ -10,12 +10,12 @@ public readonly record struct DenseTiling(int RowTiles, int Warps)
 {
     /// <summary>
     /// The tiling for a matrix: more warps a row as long as all blocks still run at once, so that even few outputs keep enough bytes under way;
-    /// two tiles, which halve the loads of x, where there are many.
+    /// two tiles, which halve the loads of x, where there are many, and for E4M3, whose x has twice the bytes of its weights.
     /// </summary>
     public static DenseTiling For(DenseProduct product, int outputs, int multiprocessors)
     {
-        int tiles = (outputs + DenseGemvKernel.TileOutputs - 1) / DenseGemvKernel.TileOutputs, rowTiles = product.Gated || tiles >= 8 * multiprocessors ? 2 : 1, warps = 4;
-        while (warps < 16 && tiles / rowTiles * 2 * warps <= DenseGemvKernel.WarpsPerMultiprocessor * multiprocessors)
+        int tiles = (outputs + DenseGemvKernel.TileOutputs - 1) / DenseGemvKernel.TileOutputs, rowTiles = product.Gated || product.Weights == ElementType.E4M3 || tiles >= 8 * multiprocessors ? 2 : 1, warps = 4;
+        while (warps < 16 && (tiles + rowTiles - 1) / rowTiles * 2 * warps <= DenseGemvKernel.WarpsPerMultiprocessor * multiprocessors)
             warps *= 2;
         return new DenseTiling(rowTiles, warps);
     }
@@ -88,8 +88,14 @@ public sealed class DenseGemvKernel(KernelCache cache, DenseProduct product, Den
         private readonly Global _weights = k.Pointer("weights"), _scales = k.Pointer("scales"), _x = k.Pointer("x"), _bias = k.Pointer("bias"), _y = k.Pointer("y");
         private readonly U32 _results = k.Number("results"), _inputs = k.Number("inputs"), _tokens = k.Number("tokens");
 
-        /// <summary>Steps loaded ahead: 8 KB a warp and 128 a multiprocessor, four times what 4.3 TB/s at 1 us ask for: what waits at a step's end or for x is covered.</summary>
+        /// <summary>Steps loaded ahead: 8 KB a warp and 128 a multiprocessor, four times what 4.3 TB/s at 1 us ask for, as a warp waits for all of them and then for x.</summary>
         private readonly int _ahead = 4 / rowTiles;
+
+        /// <summary>
+        /// Steps whose x is loaded at once. It comes from L2 wherever a multiprocessor has a block or two, later than weights that are already here:
+        /// one such wait for each step would cost more than the weights. E4M3 takes twice the x for its bytes, and has registers for a step.
+        /// </summary>
+        private int TokenSteps => IsFloat8 ? 1 : _ahead;
 
         private bool IsFloat8 => product.Weights == ElementType.E4M3;
 
@@ -127,10 +133,13 @@ public sealed class DenseGemvKernel(KernelCache cache, DenseProduct product, Den
             U32 step = k.Variable(k.Warp), steps = (rowBytes + (StepBytes - 1)) / StepBytes;
             using (k.While(() => step < steps))
             {
+                U32[][][] x = new U32[_ahead][][];
                 for (int slot = 0; slot < _ahead; slot++)
                 {
+                    for (int next = slot; slot % TokenSteps == 0 && next < slot + TokenSteps; next++)
+                        x[next] = LoadTokens(next, token, at, bytesOfToken);
                     using (k.If(step + (slot * k.Warps) < steps, uniform: true))
-                        Multiply(tiles, slot, token, at, bytesOfToken);
+                        Multiply(tiles, slot, x[slot]);
                     LoadWeights(tiles, slot, slot + _ahead, at, rowBytes);
                 }
 
@@ -166,13 +175,26 @@ public sealed class DenseGemvKernel(KernelCache cache, DenseProduct product, Den
             }
         }
 
-        private void Multiply(Tile[] tiles, int slot, Global token, U32 at, U32 bytesOfToken)
+        /// <summary>The token's values for a lane's weights of a step, for each half of 64 bytes: 8 or 16. Zeros past their end.</summary>
+        private U32[][] LoadTokens(int slot, Global token, U32 at, U32 bytesOfToken)
+        {
+            var x = new U32[2][];
+            for (int half = 0; half < 2; half++)
+            {
+                int offset = (slot * k.Warps * StepBytes) + (half * 64);
+                Global from = token + (offset * (2 / product.Weights.Bytes()));
+                Pred exists = at + offset < bytesOfToken;
+                x[half] = IsFloat8 ? [.. k.LoadVector<U32>(from, 4, when: exists), .. k.LoadVector<U32>(from + 16, 4, when: exists)] : k.LoadVector<U32>(from, 4, when: exists);
+            }
+
+            return x;
+        }
+
+        private void Multiply(Tile[] tiles, int slot, U32[][] x)
         {
             bool scaled = product.Scale == MatmulScale.Block128;
-            int stepOffset = slot * k.Warps * StepBytes, widening = 2 / product.Weights.Bytes();
             F32[] scales = scaled ? [.. tiles.Select(tile => k.Load<F32>(tile.Scales + (slot * k.Warps * sizeof(float)), CacheHint.ReadOnly))] : [];
             F32[][] sums = [.. tiles.Select(tile => scaled ? Zeros() : tile.Sums)];
-            U32[][] x = [.. Enumerable.Range(0, 2).Select(half => LoadTokens(token + ((stepOffset + (half * 64)) * widening), at + (stepOffset + (half * 64)) < bytesOfToken))];
             for (int half = 0; half < 2; half++)
             {
                 for (int i = 0; i < tiles.Length; i++)
@@ -189,10 +211,6 @@ public sealed class DenseGemvKernel(KernelCache cache, DenseProduct product, Den
                     k.FmaInto(tiles[i].Sums[c], scales[i], sums[i][c]);
             }
         }
-
-        /// <summary>The token's values for a lane's 16 bytes of weights: 8 or 16.</summary>
-        private U32[] LoadTokens(Global from, Pred exists) =>
-            IsFloat8 ? [.. k.LoadVector<U32>(from, 4, when: exists), .. k.LoadVector<U32>(from + 16, 4, when: exists)] : k.LoadVector<U32>(from, 4, when: exists);
 
         /// <summary>Words of weights as words of the activations' type, values in order.</summary>
         private U32[] Decode(U32[] words) => !IsFloat8 ? words
