@@ -24,7 +24,7 @@ internal sealed class AttentionCheck : ICheck
                 {
                     using var data = new AttentionCase(session.Device, session.Stream, shape, [(0, 1), (699, 1), (0, 0), (63, 1), (300, 1)], seed: 1);
                     var kernel = new DecodeAttentionKernel(kernels, shape);
-                    kernel.Launch(session.Stream, data.Qkv, data.Attended, data.Layer, data.Table, data.Upload<int>([4, 2, 0, 1, 3]), 5, data.Take(kernel.WorkspaceBytes).Pointer, data.Bias);
+                    kernel.Launch(session.Stream, data.Qkv, data.Attended, data.Layer, data.Table, data.Upload<int>([4, 2, 0, 1, 3]), 5, data.TakeZeros(kernel.WorkspaceBytes), data.Bias);
                     NoDifference(data.Difference([0, 1, 2, 3, 4]));
                 });
                 session.Case($"prefill {cache}{(hasBias ? ", key bias" : "")}", () =>
@@ -61,6 +61,7 @@ internal sealed class AttentionCheck : ICheck
         using var step = new Step(session, shape, batch, 1, context, layers);
         var kernel = new DecodeAttentionKernel(step.Kernels, shape);
         using DeviceBuffer workspace = session.Device.Allocate(kernel.WorkspaceBytes);
+        session.Stream.Fill(workspace.Pointer, 0, kernel.WorkspaceBytes);
         double seconds = session.Seconds(() =>
         {
             for (int layer = 0; layer < layers; layer++)

@@ -9,7 +9,7 @@ namespace Qwen.Native.Kernels;
 /// <remarks>
 /// Flash-decoding (Dao et al., 2023): bound by the bytes of the cache. Blocks share the work as <see cref="DecodeSchedule"/> says; a block's
 /// warps take turns at the tiles of a run of positions, each with an online softmax of its own (base 2; Milakov and Gimelshein, 2018),
-/// and merge in order at the end; what several blocks did of one head is merged by <see cref="DecodeMergeKernel"/>, launched behind. All query heads of
+/// and merge in order at the end; what several blocks did of one head is merged by the last of them, as <see cref="DecodeMerge"/> says. All query heads of
 /// a key and value head are the rows of one mma, so each cached byte is read once, and arithmetic stays far below the tensor cores' limit.
 /// The order of all sums follows from the lengths, the grid and nothing else.
 /// </remarks>
@@ -18,7 +18,6 @@ public sealed class DecodeAttentionKernel : Kernel
     /// <summary>Warps of a block, each with a tile of its own.</summary>
     internal const int WarpCount = 4;
 
-    private readonly DecodeMergeKernel _merge;
     private readonly AttentionShape _shape;
 
     /// <summary>Compiles it.</summary>
@@ -29,22 +28,22 @@ public sealed class DecodeAttentionKernel : Kernel
         : base(cache, Build(cache.Target, shape))
     {
         ArgumentOutOfRangeException.ThrowIfNegative(blocks);
+        ArgumentOutOfRangeException.ThrowIfGreaterThan(blocks, DecodeMerge.MostBlocks);
         _shape = shape;
-        _merge = new DecodeMergeKernel(cache, shape);
-        Blocks = blocks > 0 ? blocks : cache.Device.Info.Multiprocessors * Math.Max(1, Function.BlocksPerMultiprocessor(Threads));
+        Blocks = blocks > 0 ? blocks : Math.Min(DecodeMerge.MostBlocks, cache.Device.Info.Multiprocessors * Math.Max(1, Function.BlocksPerMultiprocessor(Threads)));
     }
 
     /// <summary>Blocks of the grid, whatever the batch.</summary>
     public int Blocks { get; }
 
-    /// <summary>Bytes of workspace that a launch needs; they carry nothing from launch to launch.</summary>
-    public long WorkspaceBytes => 2L * Blocks * PartialBytes(_shape);
+    /// <summary>Bytes of workspace that a launch needs: zeros before the first of all launches, of whatever shapes, that use it one after the other.</summary>
+    public long WorkspaceBytes => MaxWorkspaceBytes(_shape, Blocks);
+
+    /// <summary>Bytes of workspace for so many blocks.</summary>
+    public static long MaxWorkspaceBytes(AttentionShape shape, long blocks) => DecodeMerge.TicketBytes + (2 * blocks * DecodeMerge.PartBytes(shape));
 
     /// <summary>Positions that a block takes at once.</summary>
     internal static int RoundPositions(AttentionShape shape) => WarpCount * KvTile.Positions(shape);
-
-    /// <summary>What a block leaves of a head that others also work on: sums [group][headDim], then maxima [group] and weights [group], F32; rounded up to 16.</summary>
-    internal static int PartialBytes(AttentionShape shape) => ((shape.Group * (shape.HeadDim + 2) * sizeof(float)) + 15) / 16 * 16;
 
     /// <summary>The kernel for a shape.</summary>
     public static PtxKernel Build(PtxTarget target, AttentionShape shape)
@@ -59,7 +58,7 @@ public sealed class DecodeAttentionKernel : Kernel
         return k.Build();
     }
 
-    /// <summary>Launches it, and the merge.</summary>
+    /// <summary>Launches it.</summary>
     /// <param name="stream">Where.</param>
     /// <param name="qkv">[tokens, (heads + 2 kvHeads) headDim]; the queries are read.</param>
     /// <param name="attended">[tokens, heads headDim]; the rows of the sequences are written.</param>
@@ -74,11 +73,10 @@ public sealed class DecodeAttentionKernel : Kernel
         DevicePointer workspace, in KeyBiasPointers bias = default)
     {
         ArgumentOutOfRangeException.ThrowIfNegativeOrZero(count);
-        Span<ulong> slots = stackalloc ulong[AttentionArguments.Count + 3];
+        Span<ulong> slots = stackalloc ulong[AttentionArguments.Count + 2];
         AttentionArguments.Of(slots, qkv, attended, layer, bias, table, sequences);
-        (slots[^3], slots[^2], slots[^1]) = (Argument.Of(workspace), Argument.Of(count), Argument.Of(Blocks));
-        Launch(stream, Blocks, slots[..^1], overlapPrevious: true);
-        _merge.Launch(stream, count, slots);
+        (slots[^2], slots[^1]) = (Argument.Of(workspace), Argument.Of(count));
+        Launch(stream, Blocks, slots, overlapPrevious: true);
     }
 
     /// <summary>The kernel being written.</summary>
@@ -87,8 +85,8 @@ public sealed class DecodeAttentionKernel : Kernel
         private readonly PtxBuilder k;
         private readonly AttentionArguments _arguments;
         private readonly AttentionShape _shape;
-        private readonly Global _workspace;
         private readonly DecodeSchedule _schedule;
+        private readonly DecodeMerge _merge;
         private readonly KvTile _tile;
         private readonly KeyBiasScores? _bias;
         private readonly int _queryTiles; // of eight queries
@@ -99,7 +97,7 @@ public sealed class DecodeAttentionKernel : Kernel
         public Emission(PtxBuilder builder, AttentionArguments arguments, AttentionShape shape, Global workspace, U32 count)
         {
             k = builder;
-            (_arguments, _shape, _workspace) = (arguments, shape, workspace);
+            (_arguments, _shape) = (arguments, shape);
             _queryTiles = (shape.Group + 7) / 8;
             _tile = new KvTile(k, arguments, shape);
             _maxima = [.. Enumerable.Range(0, _queryTiles).Select(_ => k.Variable<F32>())];
@@ -108,9 +106,10 @@ public sealed class DecodeAttentionKernel : Kernel
             _sharedMaxima = k.AllocateShared(WarpCount * 16 * sizeof(float));
             _sharedWeights = k.AllocateShared((WarpCount + 1) * 16 * sizeof(float)); // the last row: of the block
             _sharedSums = k.AllocateShared(WarpCount * SumsBytes);
+            _merge = new DecodeMerge(k, shape, workspace);
+            k.LetNextKernelStart(); // so that it prefetches its weights meanwhile: all blocks of this one run by then
             k.WaitForPreviousKernel();
             _schedule = new DecodeSchedule(k, arguments, shape, RoundPositions(shape), count, k.GridX);
-            k.LetNextKernelStart();
             _bias = shape.HasKeyBias ? new KeyBiasScores(k, arguments, shape, KvTile.Positions(shape)) : null;
         }
 
@@ -123,13 +122,13 @@ public sealed class DecodeAttentionKernel : Kernel
         {
             U32 round = k.Variable(_schedule.Start(k.BlockX)), end = _schedule.Start(k.BlockX + 1);
             k.ReturnIf(round >= end);
-            DecodeSchedule.Walk walk = _schedule.Begin();
             using (k.While(() => round < end))
             {
                 k.Comment("a run of rounds of one head");
-                DecodeSchedule.Place place = walk.To(round);
+                DecodeSchedule.Place place = _schedule.To(round);
                 U32 rounds = k.Min(place.Rounds - place.Round, end - round);
                 U32 token = k.Load<U32>(_arguments.FirstTokens.At(place.Sequence, sizeof(int)));
+                (Global table, U32 position, U32 stop) = Begin(place, rounds); // before the queries: it takes longest
                 Global queries = _arguments.Qkv.At(token, _shape.QkvWidth * sizeof(ushort)).At(place.Head, _shape.Group * _shape.HeadDim * sizeof(ushort));
                 if (_bias is not null)
                 {
@@ -137,9 +136,8 @@ public sealed class DecodeAttentionKernel : Kernel
                     k.Barrier();
                 }
 
-                Attend(place, rounds, LoadQueries(queries));
-                U32 slot = (k.BlockX * 2) + k.Select<U32>(place.Round.Is(0), 1, 0);
-                Finish(rounds.Is(place.Rounds), token, place.Head, _workspace.At(slot, PartialBytes(_shape)));
+                Attend(place, table, position, stop, LoadQueries(queries));
+                Finish(place, round - place.Round, rounds.Is(place.Rounds), token);
                 k.Set(round, round + rounds);
             }
         }
@@ -163,16 +161,9 @@ public sealed class DecodeAttentionKernel : Kernel
             return fragments;
         }
 
-        /// <summary>This warp's tiles of a run of rounds.</summary>
-        private void Attend(DecodeSchedule.Place place, U32 rounds, U32[][] queries)
+        /// <summary>Starts to load this warp's first tile of a run of rounds; the sequence's blocks, the tile's first position, and where the run ends.</summary>
+        private (Global Table, U32 Position, U32 Stop) Begin(DecodeSchedule.Place place, U32 rounds)
         {
-            foreach (F32 maximum in _maxima)
-                k.Set(maximum, float.NegativeInfinity);
-            foreach (F32 weight in _weights)
-                k.Set(weight, 0f);
-            foreach (F32 sum in _sums.SelectMany(s => s).SelectMany(s => s))
-                k.Set(sum, 0f);
-
             int roundPositions = RoundPositions(_shape), positions = KvTile.Positions(_shape);
             Global table = _arguments.BlockTables.At(place.Sequence, _arguments.BlocksPerSequence * sizeof(int));
             U32 start = ((place.From / roundPositions) + place.Round) * roundPositions;
@@ -187,16 +178,28 @@ public sealed class DecodeAttentionKernel : Kernel
                 _tile.LoadValues(blocks, position, place);
             }
 
+            return (table, position, stop);
+        }
+
+        /// <summary>This warp's tiles of a run of rounds.</summary>
+        private void Attend(DecodeSchedule.Place place, Global table, U32 position, U32 stop, U32[][] queries)
+        {
+            foreach (F32 maximum in _maxima)
+                k.Set(maximum, float.NegativeInfinity);
+            foreach (F32 weight in _weights)
+                k.Set(weight, 0f);
+            foreach (F32 sum in _sums.SelectMany(s => s).SelectMany(s => s))
+                k.Set(sum, 0f);
+
+            int roundPositions = RoundPositions(_shape);
             using (k.While(() => position < stop))
             {
                 U32 next = position + roundPositions;
                 U32[] nextBlocks = _tile.LoadBlocks(table, next, place);
-                F32[][] scores = Scores(queries);
-                F32[][]? biasScores = _bias?.Compute(position);
-                F32[][] scale = KeyScales();
+                F32[][] scores = Scores(queries, position);
                 using (k.If(next < stop, uniform: true))
                     _tile.LoadKeys(nextBlocks, next, place);
-                Weigh(scores, biasScores, scale, position, place);
+                Weigh(scores, position, place);
                 AddValues(scores);
                 using (k.If(next < stop, uniform: true))
                     _tile.LoadValues(nextBlocks, next, place);
@@ -204,8 +207,11 @@ public sealed class DecodeAttentionKernel : Kernel
             }
         }
 
-        /// <summary>S = Q K^T: [16 queries, 8 positions] C fragments, rows 8 to 15 of use in groups of more than 8.</summary>
-        private F32[][] Scores(U32[][] queries)
+        /// <summary>
+        /// S = Q K^T: [16 queries, 8 positions] C fragments, rows 8 to 15 of use in groups of more than 8. With scale and bias, so that registers of
+        /// these are free again before the next keys come.
+        /// </summary>
+        private F32[][] Scores(U32[][] queries, U32 position)
         {
             var scores = new F32[KvTile.Positions(_shape) / 8][];
             for (int n = 0; n < scores.Length; n++)
@@ -215,14 +221,24 @@ public sealed class DecodeAttentionKernel : Kernel
                     k.Mma(_shape.Operands, scores[n], queries[step], _tile.Keys(n, step));
             }
 
+            for (int n = 0; n < scores.Length && _shape.Cache == ElementType.S8; n++)
+            {
+                for (int i = 0; i < 2 * _queryTiles; i++)
+                    scores[n][i] *= _tile.KeyScale(n, i % 2);
+            }
+
+            F32[][]? bias = _bias?.Compute(position);
+            for (int n = 0; n < scores.Length && bias is not null; n++)
+            {
+                for (int i = 0; i < 2 * _queryTiles; i++)
+                    scores[n][i] = _bias!.AddTo(scores[n][i], bias[n][i]);
+            }
+
             return scores;
         }
 
-        private F32[][] KeyScales() =>
-            _shape.Cache != ElementType.S8 ? [] : [.. Enumerable.Range(0, KvTile.Positions(_shape) / 8).Select(n => (F32[])[_tile.KeyScale(n, 0), _tile.KeyScale(n, 1)])];
-
         /// <summary>Scores become weights 2^(score - maximum), under a maximum that may have risen, and what was summed before is scaled down to it.</summary>
-        private void Weigh(F32[][] scores, F32[][]? biasScores, F32[][] keyScales, U32 position, DecodeSchedule.Place place)
+        private void Weigh(F32[][] scores, U32 position, DecodeSchedule.Place place)
         {
             for (int q = 0; q < _queryTiles; q++)
             {
@@ -231,16 +247,11 @@ public sealed class DecodeAttentionKernel : Kernel
                 {
                     for (int c = 0; c < 2; c++)
                     {
-                        F32 score = scores[n][(2 * q) + c];
-                        if (keyScales.Length > 0)
-                            score *= keyScales[n][c];
-                        if (biasScores is not null)
-                            score = _bias!.AddTo(score, biasScores[n][(2 * q) + c]);
                         U32 at = position + ((k.Lane & 3) * 2) + ((8 * n) + c);
                         Pred attends = at < place.To;
                         if (_shape.SlidingWindow > 0)
                             attends &= at >= place.From;
-                        scores[n][(2 * q) + c] = k.Select<F32>(attends, score * _shape.ScoreScale, float.NegativeInfinity);
+                        scores[n][(2 * q) + c] = k.Select<F32>(attends, scores[n][(2 * q) + c] * _shape.ScoreScale, float.NegativeInfinity);
                         maximum = k.Max(maximum, scores[n][(2 * q) + c]);
                     }
                 }
@@ -291,9 +302,14 @@ public sealed class DecodeAttentionKernel : Kernel
             U32 Packed(F32[] scores, int q) => k.Pack(_shape.Operands, scores[2 * q], scores[(2 * q) + 1], saturate: false).AsU32;
         }
 
-        /// <summary>The warps' results become the block's: the result itself, or a partial one.</summary>
-        private void Finish(Pred whole, U32 token, U32 head, Global partial)
+        /// <summary>The warps' results become the block's: the result itself where it did the whole head; else a part, to be merged with the others.</summary>
+        /// <param name="place">Where the block began.</param>
+        /// <param name="start">The first round of the head.</param>
+        /// <param name="whole">Whether the block did all of it.</param>
+        /// <param name="token">Whose.</param>
+        private void Finish(DecodeSchedule.Place place, U32 start, Pred whole, U32 token)
         {
+            Global part = _merge.Part(begins: place.Round.Is(0));
             U32 group = k.Lane >> 2;
             for (int q = 0; q < _queryTiles; q++)
             {
@@ -333,14 +349,13 @@ public sealed class DecodeAttentionKernel : Kernel
                 }
 
                 k.Store(_sharedWeights.At(k.Thread, sizeof(float)) + (WarpCount * 16 * sizeof(float)), weight);
-                Global after = partial.At(k.Thread, sizeof(float)) + (_shape.Group * _shape.HeadDim * sizeof(float));
-                k.Store(after, maximum, !whole);
-                k.Store(after + (_shape.Group * sizeof(float)), weight, !whole);
+                k.Store(_merge.Maximum(part, k.Thread), maximum, !whole);
+                k.Store(_merge.Weight(part, k.Thread), weight, !whole);
             }
 
             k.Barrier();
             int pairs = _shape.HeadDim / 2;
-            Global rows = _arguments.Attended.At(token, _shape.Heads * _shape.HeadDim * sizeof(ushort)).At(head, _shape.Group * _shape.HeadDim * sizeof(ushort));
+            Global rows = _arguments.Attended.At(token, _shape.Heads * _shape.HeadDim * sizeof(ushort)).At(place.Head, _shape.Group * _shape.HeadDim * sizeof(ushort));
             using (k.For(k.Thread, _shape.Group * pairs, k.Threads, out U32 index))
             {
                 U32 query = index / pairs;
@@ -353,9 +368,15 @@ public sealed class DecodeAttentionKernel : Kernel
                         sum[c] += k.Load<F32>(at + ((w * SumsBytes) + (c * sizeof(float))));
                 }
 
-                k.StoreVector<F32>(partial.At(index, 2 * sizeof(float)), sum, !whole);
+                k.StoreVector<F32>(part.At(index, 2 * sizeof(float)), sum, !whole);
                 F32 inverse = k.Reciprocal(k.Load<F32>(_sharedWeights.At(query, sizeof(float)) + (WarpCount * 16 * sizeof(float))));
                 k.Store(rows.At(index, 2 * sizeof(ushort)), k.Pack(_shape.Type, sum[0] * inverse, sum[1] * inverse).AsU32, whole);
+            }
+
+            using (k.If(!whole, uniform: true))
+            {
+                U32 first = _schedule.BlockOf(start);
+                _merge.Merge(first, (_schedule.BlockOf(start + (place.Rounds - 1)) - first) + 1, rows);
             }
 
             k.Barrier(); // before shared memory is written again

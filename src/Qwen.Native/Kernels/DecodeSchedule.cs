@@ -9,15 +9,25 @@ namespace Qwen.Native.Kernels;
 /// A round is a run of positions that a block takes at once, for one key and value head. All rounds, ordered by sequence, head and position, form
 /// one line, and each block takes an equal run of it: a block may work on several heads, and a head be cut over several blocks, whose
 /// partial results are merged after. So no length or mix of lengths leaves multiprocessors idle (the "stream-K" of Osama et al., 2023, on
-/// flash-decoding). All warps compute the same.
+/// flash-decoding). Where runs are short, latency counts and not bytes: then they are made longer, so that heads are cut in equal pieces, few enough to be
+/// merged at once, or not at all. All warps compute the same; it finds sequences by a walk along the line, 32 at once.
 /// </remarks>
 internal sealed class DecodeSchedule
 {
+    /// <summary>Parts of a head that are merged at once.</summary>
+    public const int PartsAtOnce = 16;
+
+    private const int UncutRounds = 3; // a merge takes about two microseconds, a round more about 0.7
+    private const int ShortRun = 4; // more rounds a block, and it is bytes that take the time
+    private const int Ahead = 4; // loads under way
+
     private readonly PtxBuilder _k;
     private readonly AttentionArguments _arguments;
     private readonly AttentionShape _shape;
     private readonly int _roundPositions;
-    private readonly U32 _count, _quota, _rest;
+    private readonly U32 _count, _total, _quota;
+    private readonly U32 _first, _before; // the first of the walk's 32 sequences, and the rounds of a head of all before it
+    private readonly U32 _sequence, _from, _to, _rounds, _inclusive, _sum; // of the lane's sequence; rounds up to it; rounds of all 32
 
     /// <summary>Counts the rounds.</summary>
     /// <param name="k">The kernel.</param>
@@ -29,34 +39,68 @@ internal sealed class DecodeSchedule
     public DecodeSchedule(PtxBuilder k, AttentionArguments arguments, AttentionShape shape, int roundPositions, U32 count, U32 blocks)
     {
         (_k, _arguments, _shape, _roundPositions, _count) = (k, arguments, shape, roundPositions, count);
-        U32 total = Sum(count) * shape.KvHeads;
-        (_quota, _rest) = (total / blocks, total % blocks);
+        (_first, _before) = (k.Variable<U32>(0), k.Variable<U32>(0));
+        (_sequence, _from, _to, _rounds, _inclusive, _sum) =
+            (k.Variable<U32>(), k.Variable<U32>(), k.Variable<U32>(), k.Variable<U32>(), k.Variable<U32>(), k.Variable<U32>());
+        Look();
+
+        U32 sum = k.Variable<U32>(0), longest = k.Variable(_rounds);
+        using (k.For(k.Lane + 32, count, 32 * Ahead, out U32 ordinal))
+        {
+            Pred[] exist = [.. Enumerable.Range(0, Ahead).Select(i => ordinal + (32 * i) < count)];
+            U32[] sequences = [.. exist.Select((exists, i) => Sequence(ordinal + (32 * i), exists))];
+            (U32, U32)[] positions = [.. sequences.Select((sequence, i) => Positions(sequence, exist[i]))];
+            foreach (U32 rounds in positions.Select(Rounds))
+            {
+                k.AddInto(sum, rounds);
+                k.Set(longest, k.Max(longest, rounds));
+            }
+        }
+
+        _total = (_sum + k.ReduceLanes(sum, 32, (a, b) => a + b)) * shape.KvHeads;
+        _quota = Quota(Over(_total, blocks), k.ReduceLanes(longest, 32, k.Max));
     }
 
     /// <summary>The first round of a block; that of the next is its end.</summary>
-    public U32 Start(U32 block) => _k.MultiplyAdd(block, _quota, _k.Min(block, _rest));
+    public U32 Start(U32 block) => _k.Min(block * _quota, _total);
 
     /// <summary>The block that a round belongs to.</summary>
-    public U32 BlockOf(U32 round)
+    public U32 BlockOf(U32 round) => round / _quota;
+
+    /// <summary>Where a round is, which must exist and not lie before the last one asked for.</summary>
+    public Place To(U32 round)
     {
-        U32 ofLonger = _rest * (_quota + 1); // the first blocks take one round more
-        return _k.Select(round < ofLonger, round / (_quota + 1), _rest + ((round - ofLonger) / _k.Max(_quota, 1)));
+        U32 ofHead = round / _shape.KvHeads; // the round, were there one head
+        using (_k.While(() => ofHead - _before >= _sum))
+        {
+            _k.Set(_before, _before + _sum);
+            _k.Set(_first, _first + 32);
+            Look();
+        }
+
+        U32 hits = _k.Ballot((ofHead - _before) < _inclusive);
+        U32 lane = _k.PopulationCount(~hits & (hits - 1)); // the lowest bit
+        U32 rounds = _k.ShuffleFrom(_rounds, lane);
+        U32 inSequence = round - ((_before + (_k.ShuffleFrom(_inclusive, lane) - rounds)) * _shape.KvHeads);
+        U32 head = inSequence / rounds;
+        return new Place(_k.ShuffleFrom(_sequence, lane), _k.ShuffleFrom(_from, lane), _k.ShuffleFrom(_to, lane), rounds, head, inSequence - (head * rounds));
     }
 
-    /// <summary>Rounds of a head of the first so many sequences of the list.</summary>
-    public U32 Sum(U32 sequences)
+    // Rounds of a block, given an equal share and the rounds of the longest head.
+    private U32 Quota(U32 share, U32 longest)
     {
-        U32 sum = _k.Variable<U32>(0);
-        using (_k.For(_k.Lane, sequences, 32, out U32 ordinal))
-            _k.AddInto(sum, Rounds(Positions(Sequence(ordinal, null), null)));
-        return SumLanes(sum);
+        U32 pieces = _k.Min(longest / _k.Max(share, 1), PartsAtOnce);
+        pieces = _k.Select<U32>(longest <= UncutRounds, 1, _k.Max(pieces, 1));
+        Pred isShort = (share <= ShortRun) & (longest <= PartsAtOnce * ShortRun);
+        return _k.Select(isShort, _k.Max(share, Over(longest, pieces)), share);
     }
 
-    /// <summary>The sequence at a place of the list.</summary>
-    public U32 Sequence(U32 ordinal, Pred? when) => _k.Load<U32>(_arguments.Sequences.At(ordinal, sizeof(int)), when: when);
+    private static U32 Over(U32 a, U32 b) => (a + (b - 1)) / b;
 
-    /// <summary>What the token of a sequence attends to.</summary>
-    public (U32 From, U32 To) Positions(U32 sequence, Pred? when)
+    private U32 Sequence(U32 ordinal, Pred when) => _k.Load<U32>(_arguments.Sequences.At(ordinal, sizeof(int)), when: when);
+
+    // What the token of a sequence attends to.
+    private (U32 From, U32 To) Positions(U32 sequence, Pred when)
     {
         U32 tokens = _k.Load<U32>(_arguments.Tokens.At(sequence, sizeof(int)), when: when);
         U32 last = _k.Load<U32>(_arguments.FirstPositions.At(sequence, sizeof(int)), when: when);
@@ -64,74 +108,27 @@ internal sealed class DecodeSchedule
         return (_shape.SlidingWindow == 0 ? (U32)0 : to - _k.Min(to, _shape.SlidingWindow), to);
     }
 
-    /// <summary>Rounds that positions make: these are counted from multiples of a round, so that they never cross a block of the cache unaligned.</summary>
-    public U32 Rounds((U32 From, U32 To) positions) => ((positions.To + (_roundPositions - 1)) / _roundPositions) - (positions.From / _roundPositions);
+    // These are counted from multiples of a round, so that they never cross a block of the cache unaligned.
+    private U32 Rounds((U32 From, U32 To) positions) => ((positions.To + (_roundPositions - 1)) / _roundPositions) - (positions.From / _roundPositions);
 
-    /// <summary>A walk over the line, forwards.</summary>
-    public Walk Begin() => new(this);
-
-    private U32 SumLanes(U32 value)
+    // The walk's 32 sequences.
+    private void Look()
     {
-        for (int mask = 16; mask > 0; mask /= 2)
-            value += _k.ShuffleXor(value, mask);
-        return value;
-    }
-
-    /// <summary>Finds the sequence and head of a round: lanes look at 32 sequences at once.</summary>
-    internal sealed class Walk
-    {
-        private readonly DecodeSchedule _schedule;
-        private readonly PtxBuilder _k;
-        private readonly U32 _first, _before; // the first of these 32 sequences, and the rounds of a head of all before it
-        private readonly U32 _sequence, _from, _to, _rounds, _inclusive, _sum;
-
-        internal Walk(DecodeSchedule schedule)
+        U32 ordinal = _first + _k.Lane;
+        Pred exists = ordinal < _count;
+        _k.Set(_sequence, Sequence(ordinal, exists));
+        (U32 from, U32 to) = Positions(_sequence, exists);
+        _k.Set(_from, from);
+        _k.Set(_to, to);
+        _k.Set(_rounds, Rounds((_from, _to)));
+        _k.Set(_inclusive, _rounds);
+        for (int delta = 1; delta < 32; delta *= 2)
         {
-            _schedule = schedule;
-            _k = schedule._k;
-            (_first, _before) = (_k.Variable<U32>(0), _k.Variable<U32>(0));
-            (_sequence, _from, _to, _rounds, _inclusive, _sum) =
-                (_k.Variable<U32>(), _k.Variable<U32>(), _k.Variable<U32>(), _k.Variable<U32>(), _k.Variable<U32>(), _k.Variable<U32>());
-            Look();
+            U32 behind = _k.ShuffleUp(_inclusive, delta);
+            _k.Set(_inclusive, _inclusive + _k.Select<U32>(_k.Lane >= delta, behind, 0));
         }
 
-        /// <summary>Goes on to a round, which must exist and not lie before the last one.</summary>
-        public Place To(U32 round)
-        {
-            U32 ofHead = round / _schedule._shape.KvHeads; // the round, were there one head
-            using (_k.While(() => ofHead - _before >= _sum))
-            {
-                _k.Set(_before, _before + _sum);
-                _k.Set(_first, _first + 32);
-                Look();
-            }
-
-            U32 hits = _k.Ballot((ofHead - _before) < _inclusive);
-            U32 lane = _k.PopulationCount(~hits & (hits - 1)); // the lowest bit
-            U32 rounds = _k.ShuffleFrom(_rounds, lane);
-            U32 inSequence = round - ((_before + (_k.ShuffleFrom(_inclusive, lane) - rounds)) * _schedule._shape.KvHeads);
-            U32 head = inSequence / rounds;
-            return new Place(_k.ShuffleFrom(_sequence, lane), _k.ShuffleFrom(_from, lane), _k.ShuffleFrom(_to, lane), rounds, head, inSequence - (head * rounds));
-        }
-
-        private void Look()
-        {
-            U32 ordinal = _first + _k.Lane;
-            Pred exists = ordinal < _schedule._count;
-            _k.Set(_sequence, _schedule.Sequence(ordinal, exists));
-            (U32 from, U32 to) = _schedule.Positions(_sequence, exists);
-            _k.Set(_from, from);
-            _k.Set(_to, to);
-            _k.Set(_rounds, _schedule.Rounds((_from, _to)));
-            _k.Set(_inclusive, _rounds);
-            for (int delta = 1; delta < 32; delta *= 2)
-            {
-                U32 behind = _k.ShuffleUp(_inclusive, delta);
-                _k.Set(_inclusive, _inclusive + _k.Select<U32>(_k.Lane >= delta, behind, 0));
-            }
-
-            _k.Set(_sum, _k.ShuffleFrom(_inclusive, 31));
-        }
+        _k.Set(_sum, _k.ShuffleFrom(_inclusive, 31));
     }
 
     /// <summary>Where a round is.</summary>

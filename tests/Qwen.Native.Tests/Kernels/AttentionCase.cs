@@ -126,6 +126,14 @@ internal sealed unsafe class AttentionCase : IDisposable
         return buffer;
     }
 
+    /// <summary>Zeros, as the workspace begins.</summary>
+    public DevicePointer TakeZeros(long bytes)
+    {
+        DeviceBuffer buffer = Take(bytes);
+        _stream.Fill(buffer.Pointer, 0, bytes);
+        return buffer.Pointer;
+    }
+
     /// <summary>What is wrong with the rows of some sequences, or null.</summary>
     public string? Difference(ReadOnlySpan<int> served)
     {

@@ -48,6 +48,56 @@ public sealed class DecodeAttentionKernelTests
         Check(90, shape, [1, 40, 150], blocks: 3, seed: 4, biasSize: 200);
     }
 
+    [Theory]
+    [InlineData(20, 40)] // runs of a round and groups of parts
+    [InlineData(20, 2)] // two blocks meet in a head
+    [InlineData(90, 96)] // too long to be cut in fewer parts: groups that are merged one by one, then all
+    [InlineData(90, 37)]
+    [InlineData(90, 1)]
+    public void LongHeads_CutInManyParts_AreTheReference(int rounds, int blocks) =>
+        Check(90, new AttentionShape(ElementType.BF16, ElementType.BF16, 2, 1, 32, 16), [(rounds * 64) - 5, 0, 70], blocks, seed: 6);
+
+    [Theory]
+    [InlineData(ElementType.BF16, 16, 256)] // several vectors of columns a thread
+    [InlineData(ElementType.F16, 12, 96)] // a last vector that some threads have twice
+    public void WideGroups_AreMergedRight(ElementType type, int group, int headDim) =>
+        Check(80, new AttentionShape(type, type, group, 1, headDim, 16), [300], blocks: 8, seed: 7);
+
+    [Fact]
+    public void Launches_ShareAWorkspace_WhoseTicketsCountBack()
+    {
+        using var device = new EmulatedDevice(90);
+        using var cache = new KernelCache(device);
+        using IDeviceStream stream = device.CreateStream();
+        var wide = new AttentionShape(ElementType.BF16, ElementType.BF16, 8, 1, 64, 16);
+        var narrow = new AttentionShape(ElementType.F16, ElementType.F16, 2, 2, 32, 16, SlidingWindow: 300);
+        using var first = new AttentionCase(device, stream, wide, [(599, 1), (0, 0), (280, 1)], seed: 8);
+        using var second = new AttentionCase(device, stream, narrow, [(400, 1), (1200, 1)], seed: 9);
+        var kernels = (Wide: new DecodeAttentionKernel(cache, wide, blocks: 20), Narrow: new DecodeAttentionKernel(cache, narrow, blocks: 31));
+        DevicePointer workspace = first.TakeZeros(Math.Max(kernels.Wide.WorkspaceBytes, kernels.Narrow.WorkspaceBytes));
+
+        for (int launch = 0; launch < 3; launch++)
+        {
+            stream.Fill(first.Attended, 0xff, 2L * 8 * 64 * sizeof(ushort));
+            stream.Fill(second.Attended, 0xff, 2L * 2 * 32 * sizeof(ushort));
+            kernels.Wide.Launch(stream, first.Qkv, first.Attended, first.Layer, first.Table, first.Upload<int>([2, 1, 0]), 3, workspace);
+            kernels.Narrow.Launch(stream, second.Qkv, second.Attended, second.Layer, second.Table, second.Upload<int>([0, 1]), 2, workspace);
+
+            Assert.Null(first.Difference([0, 1, 2]));
+            Assert.Null(second.Difference([0, 1]));
+        }
+
+        byte[] tickets = new byte[DecodeMerge.TicketBytes];
+        unsafe
+        {
+            fixed (byte* to = tickets)
+                stream.CopyToHost(to, workspace, tickets.Length);
+        }
+
+        stream.Synchronize();
+        Assert.All(tickets, ticket => Assert.Equal(0, ticket));
+    }
+
     [Fact]
     public void Result_RepeatsBitForBit()
     {
@@ -118,7 +168,7 @@ public sealed class DecodeAttentionKernelTests
     {
         var kernel = new DecodeAttentionKernel(cache, shape, blocks);
         kernel.Launch(
-            stream, data.Qkv, data.Attended, data.Layer, data.Table, data.Upload<int>(served), served.Length, data.Take(kernel.WorkspaceBytes).Pointer, data.Bias);
+            stream, data.Qkv, data.Attended, data.Layer, data.Table, data.Upload<int>(served), served.Length, data.TakeZeros(kernel.WorkspaceBytes), data.Bias);
         stream.Synchronize();
     }
 }

@@ -204,15 +204,15 @@ internal sealed unsafe class CudaBackend : IBackend
 
     private static DevicePointer Pointer(VectorWeights? vector) => vector is null ? default : ((CudaVector)vector).Pointer;
 
-    /// <summary>What attention of decoding sequences leaves between its two kernels: two partial results of a head's group of queries for each block that the device can hold.</summary>
+    /// <summary>What blocks of decoding attention leave each other, as many as the device can hold: the same for all its shapes, which use it in turn.</summary>
     private long AttentionBytes
     {
         get
         {
             const int LeastThreads = 128;
-            long blocks = (long)_device.Info.Multiprocessors * _device.Info.ThreadsPerMultiprocessor / LeastThreads;
             ModelConfig config = _settings.Config;
-            return 2 * blocks * (config.Heads / config.KvHeads) * (config.HeadDim + 2) * sizeof(float);
+            var shape = new AttentionShape(_settings.Type, _settings.Type, config.Heads, config.KvHeads, config.HeadDim, _settings.BlockSize);
+            return DecodeAttentionKernel.MaxWorkspaceBytes(shape, (long)_device.Info.Multiprocessors * _device.Info.ThreadsPerMultiprocessor / LeastThreads);
         }
     }
 

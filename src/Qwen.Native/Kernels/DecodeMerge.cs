@@ -1,0 +1,146 @@
+using Qwen.Native.Ptx;
+
+namespace Qwen.Native.Kernels;
+
+/// <summary>Merges what several blocks did of one head: whichever of them is done last does it, told by a ticket.</summary>
+/// <remarks>
+/// No block waits for another, and no kernel follows. Parts are merged in groups of <see cref="DecodeSchedule.PartsAtOnce"/>, and then the groups, so that one
+/// block needn't read all parts of a long context. Who merges depends on who is late, in what order doesn't. Tickets count themselves
+/// back (atom.inc), so that a launch finds them as the last one did: at zero.
+/// A part is sums [group][headDim], then maxima [group] and weights [group], F32. A block has two slots for parts: of a head that it began, and of one
+/// that others did; so a slot's number also tells groups apart that begin in the same block.
+/// </remarks>
+internal sealed class DecodeMerge
+{
+    /// <summary>Most blocks that tickets are there for.</summary>
+    public const int MostBlocks = 4096;
+
+    /// <summary>Bytes of the tickets, at the start of the workspace and as many for all shapes, so that these can share it: one for each slot, and one for groups.</summary>
+    public const int TicketBytes = 2 * LevelBytes;
+
+    private const int LevelBytes = MostBlocks * 2 * sizeof(uint);
+    private const int Width = 4;
+
+    private readonly PtxBuilder k;
+    private readonly AttentionShape _shape;
+    private readonly Global _tickets, _parts;
+    private readonly Shared _ticket;
+
+    /// <summary>Takes a word of shared memory.</summary>
+    public DecodeMerge(PtxBuilder builder, AttentionShape shape, Global workspace)
+    {
+        (k, _shape, _tickets, _parts) = (builder, shape, workspace, workspace + TicketBytes);
+        _ticket = k.AllocateShared(sizeof(uint));
+    }
+
+    private int Columns => _shape.Group * _shape.HeadDim; // of all queries of a head
+
+    /// <summary>Bytes of a slot, rounded up to 16.</summary>
+    public static int PartBytes(AttentionShape shape) => ((shape.Group * (shape.HeadDim + 2) * sizeof(float)) + 15) / 16 * 16;
+
+    /// <summary>The slot of this block's part.</summary>
+    /// <param name="begins">Whether it is a head's first.</param>
+    public Global Part(Pred begins) => Part(Slot(k.BlockX, begins));
+
+    /// <summary>Of a query's part.</summary>
+    public Global Maximum(Global part, U32 query) => part.At(query, sizeof(float)) + (Columns * sizeof(float));
+
+    /// <summary>Of a query's part.</summary>
+    public Global Weight(Global part, U32 query) => Maximum(part, query) + (_shape.Group * sizeof(float));
+
+    /// <summary>Merges what can be merged, now that this block has written its part. All threads.</summary>
+    /// <param name="first">The block that began the head.</param>
+    /// <param name="parts">How many blocks did some of it, one behind the other.</param>
+    /// <param name="rows">The result, [group][headDim].</param>
+    public void Merge(U32 first, U32 parts, Global rows)
+    {
+        // Of the parts begin, begin + stride, ... so many are merged into the first of them.
+        U32 begin = k.Variable((k.BlockX - first) / DecodeSchedule.PartsAtOnce * DecodeSchedule.PartsAtOnce), stride = k.Variable<U32>(1);
+        U32 count = k.Variable(k.Min(parts - begin, DecodeSchedule.PartsAtOnce)), level = k.Variable<U32>(0);
+        using (k.While(() => count > 0))
+        {
+            k.Barrier(); // what the block wrote comes before its ticket
+            using (k.If(k.Thread.Is(0)))
+            {
+                k.FenceDevice();
+                Global ticket = _tickets.At(level, LevelBytes).At(Slot(first + begin, begin.Is(0)), sizeof(uint));
+                k.Store(_ticket, k.AtomicIncrement(ticket, count - 1));
+            }
+
+            k.Barrier();
+            Pred isLast = k.Load<U32>(_ticket).Is(count - 1), isEnd = stride.Is(DecodeSchedule.PartsAtOnce) | (parts <= DecodeSchedule.PartsAtOnce);
+            using (k.If(isLast, uniform: true))
+            {
+                k.FenceDevice();
+                Sum(first, begin, stride, count, isEnd, rows);
+            }
+
+            // On with the groups, if there are others.
+            k.Set(count, k.Select<U32>(isLast & !isEnd, (parts + (DecodeSchedule.PartsAtOnce - 1)) / DecodeSchedule.PartsAtOnce, 0));
+            k.Set(begin, 0);
+            k.Set(stride, DecodeSchedule.PartsAtOnce);
+            k.Set(level, 1);
+        }
+    }
+
+    private U32 Slot(U32 block, Pred begins) => (block * 2) + k.Select<U32>(begins, 1, 0);
+
+    private Global Part(U32 slot) => _parts.At(slot, PartBytes(_shape));
+
+    // A thread has four columns of a query, or several times that, and several parts' under way. Blocks wrote them meanwhile: past L1.
+    private void Sum(U32 first, U32 begin, U32 stride, U32 count, Pred isEnd, Global rows)
+    {
+        int vectors = Columns / Width, perThread = (vectors + k.Threads - 1) / k.Threads, ahead = Math.Clamp(16 / perThread, 1, 8);
+        U32[] columns = [.. Enumerable.Range(0, perThread).Select(i => k.Min(k.Thread + (i * k.Threads), vectors - 1) * Width)]; // some have the last ones, too
+        U32[] queries = [.. columns.Select(column => column / _shape.HeadDim)];
+        F32[][] sums = [.. columns.Select(_ => Enumerable.Range(0, Width).Select(_ => k.Variable<F32>(0f)).ToArray())];
+        F32[] weights = [.. columns.Select(_ => k.Variable<F32>(0f))], maxima = [.. columns.Select(_ => k.Variable<F32>(float.NegativeInfinity))];
+        using (k.For(0, count, ahead, out U32 index))
+        {
+            var loaded = new (F32[] Values, F32 Maximum, F32 Weight)[ahead, perThread];
+            for (int a = 0; a < ahead; a++)
+            {
+                U32 of = begin + (k.Min(index + a, count - 1) * stride);
+                Global part = Part(Slot(first + of, of.Is(0)));
+                for (int i = 0; i < perThread; i++)
+                {
+                    F32 maximum = k.Load<F32>(Maximum(part, queries[i]), CacheHint.L2Only);
+                    loaded[a, i] = (
+                        k.LoadVector<F32>(part.At(columns[i], sizeof(float)), Width, CacheHint.L2Only),
+                        a == 0 ? maximum : k.Select<F32>(index + a < count, maximum, float.NegativeInfinity),
+                        k.Load<F32>(Weight(part, queries[i]), CacheHint.L2Only));
+                }
+            }
+
+            for (int i = 0; i < perThread; i++)
+            {
+                F32 maximum = maxima[i];
+                for (int a = 0; a < ahead; a++)
+                    maximum = k.Max(maximum, loaded[a, i].Maximum);
+                F32 shrink = k.Exp2(maxima[i] - maximum); // 0 at first
+                k.Set(maxima[i], maximum);
+                foreach (F32 sum in (F32[])[.. sums[i], weights[i]])
+                    k.MultiplyInto(sum, shrink);
+                for (int a = 0; a < ahead; a++)
+                {
+                    F32 factor = k.Exp2(loaded[a, i].Maximum - maximum);
+                    for (int c = 0; c < Width; c++)
+                        k.FmaInto(sums[i][c], loaded[a, i].Values[c], factor);
+                    k.FmaInto(weights[i], loaded[a, i].Weight, factor);
+                }
+            }
+        }
+
+        k.Barrier(); // the first part has been read
+        Global result = Part(Slot(first + begin, begin.Is(0)));
+        for (int i = 0; i < perThread; i++)
+        {
+            Pred exists = k.Thread + (i * k.Threads) < vectors, isPart = exists & !isEnd, isFirst = isPart & (columns[i] % _shape.HeadDim).Is(0);
+            F32 inverse = k.Reciprocal(weights[i]);
+            k.StoreElements(_shape.Type, rows.At(columns[i], sizeof(ushort)), [.. sums[i].Select(sum => sum * inverse)], exists & isEnd);
+            k.StoreVector<F32>(result.At(columns[i], sizeof(float)), sums[i], isPart);
+            k.Store(Maximum(result, queries[i]), maxima[i], isFirst);
+            k.Store(Weight(result, queries[i]), weights[i], isFirst);
+        }
+    }
+}
