@@ -5,7 +5,7 @@ using Qwen.Runtime.Engine;
 
 namespace Qwen.DeviceCheck.Checks;
 
-/// <summary>How fast whole networks read and continue, by a host's clock: launches, copies of logits and the greedy choice included.</summary>
+/// <summary>How fast whole networks read and continue, by a host's clock: launches and the greedy choice included.</summary>
 /// <param name="models">Models.</param>
 /// <param name="batches">Sequences that are continued side by side.</param>
 /// <param name="contexts">Tokens they hold before.</param>
@@ -58,9 +58,7 @@ internal sealed class NetworkRateCheck(string[] models, int[] batches, int[] con
         for (int i = 0; i < Steps; i++)
         {
             long step = Stopwatch.GetTimestamp();
-            evaluator.Advance(tokens);
-            for (int s = 0; s < batch; s++)
-                tokens[s] = TensorPrimitives.IndexOfMax(evaluator.Logits(s));
+            evaluator.AdvanceGreedily(tokens);
             times[i] = Stopwatch.GetElapsedTime(step).TotalSeconds;
         }
 

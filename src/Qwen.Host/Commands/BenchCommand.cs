@@ -100,9 +100,7 @@ internal static class BenchCommand
         for (int step = 1; step < genTokens; step++)
         {
             cancellation.ThrowIfCancellationRequested();
-            evaluator.Advance(tokens);
-            for (int i = 0; i < tokens.Length; i++)
-                tokens[i] = TensorPrimitives.IndexOfMax(evaluator.Logits(i));
+            evaluator.AdvanceGreedily(tokens);
         }
 
         TimeSpan others = Stopwatch.GetElapsedTime(first);

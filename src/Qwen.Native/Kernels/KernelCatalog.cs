@@ -150,12 +150,13 @@ public static class KernelCatalog
     // What chooses tokens.
     private static IEnumerable<PtxKernel> Samplers(PtxTarget target)
     {
-        foreach (int vocabulary in (int[])[151936, 152064])
+        foreach ((int vocabulary, int stride) in ((int, int)[])[(151936, 151936), (152064, 152064), (151665, 152064)])
         {
-            yield return ArgmaxKernel.Build(target, vocabulary);
-            yield return PenaltyKernel.Build(target, vocabulary);
-            yield return SampleKernel.Build(target, vocabulary);
-            yield return LogprobsKernel.Build(target, vocabulary, most: 20);
+            yield return ArgmaxKernel.Build(target, vocabulary, stride);
+            yield return SampleKernel.Build(target, vocabulary, stride);
+            yield return LogprobsKernel.Build(target, vocabulary, most: 20, stride);
+            if (vocabulary == stride)
+                yield return PenaltyKernel.Build(target, vocabulary);
         }
     }
 }

@@ -56,6 +56,9 @@ public sealed unsafe class CpuBackend : IBackend
     public VectorWeights LoadVector(Tensor vector) => new CpuVectorWeights(vector);
 
     /// <inheritdoc/>
+    public LogitSampler? AllocateSampler(Activations logits) => null;
+
+    /// <inheritdoc/>
     public KvCache AllocateCache(KvCacheShape shape) => new CpuKvCache(shape);
 
     /// <inheritdoc/>

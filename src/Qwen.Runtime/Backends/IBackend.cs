@@ -141,6 +141,10 @@ public interface IBackend : IWeightTarget, IDisposable
     /// <summary>Room for <paramref name="rows"/> tokens of <paramref name="columns"/> values.</summary>
     Activations Allocate(int rows, int columns, ActivationPrecision precision);
 
+    /// <summary>What chooses tokens where their logits lie; null where the host does it as well.</summary>
+    /// <param name="logits">Full activations, [rows, vocabulary with padding].</param>
+    LogitSampler? AllocateSampler(Activations logits);
+
     /// <summary>A cache for the layers that this backend computes.</summary>
     KvCache AllocateCache(KvCacheShape shape);
 

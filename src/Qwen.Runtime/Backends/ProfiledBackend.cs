@@ -17,6 +17,9 @@ internal sealed class ProfiledBackend(IBackend backend, OpProfile profile) : IBa
     public Activations Allocate(int rows, int columns, ActivationPrecision precision) => backend.Allocate(rows, columns, precision);
 
     /// <inheritdoc/>
+    public LogitSampler? AllocateSampler(Activations logits) => backend.AllocateSampler(logits);
+
+    /// <inheritdoc/>
     public LinearWeights LoadLinear(IReadOnlyList<StoredMatrix> matrices, IReadOnlyList<Tensor?> biases) => backend.LoadLinear(matrices, biases);
 
     /// <inheritdoc/>

@@ -17,6 +17,7 @@ internal sealed class EngineCore : IDisposable
     private readonly Batch _batch;
     private readonly SamplerWorkspace _sampling;
     private readonly float[] _forkLogits;
+    private readonly int _vocabulary;
     private readonly List<Generation> _drafting;
     private readonly List<(Request Request, Exception? Error, string Outcome)> _leaving = [];
     private readonly StepMeter _steps;
@@ -35,6 +36,7 @@ internal sealed class EngineCore : IDisposable
         _batch = new Batch(options.MaxBatchedTokens, options.MaxSequences, options.MaxLogitRows);
         _sampling = new SamplerWorkspace(vocabulary);
         _forkLogits = new float[vocabulary];
+        _vocabulary = vocabulary;
         _drafting = new List<Generation>(options.MaxSequences);
         _lastEnd = Now;
     }
@@ -95,6 +97,7 @@ internal sealed class EngineCore : IDisposable
             if (_scheduler.Copies.Length > 0)
                 _runner.CopyBlocks(_scheduler.Copies);
             _runner.Forward(_batch);
+            SampleWhereLogitsLie(scheduled);
         }
 #pragma warning disable CA1031 // Whatever a step throws fails the requests in it, each of which gets the exception; the others go on.
         catch (Exception error)
@@ -202,6 +205,27 @@ internal sealed class EngineCore : IDisposable
         }
     }
 
+    /// <summary>Has the backend choose what it can, all rows at once. What it leaves is sampled here, row by row.</summary>
+    private void SampleWhereLogitsLie(IReadOnlyList<ScheduledSequence<Generation>> scheduled)
+    {
+        if (_runner.Sampler is not { } sampler)
+            return;
+        for (int i = 0; i < scheduled.Count; i++)
+        {
+            (Generation generation, ScheduledSequence<Generation> part) = (scheduled[i].Sequence, scheduled[i]);
+            int drafted = Math.Max(part.Tokens - generation.Pending, 0);
+            if (part.LogitRows == 0 || part.Tokens < generation.Pending || generation.OnlyReads || generation.Width > 1)
+                continue;
+            // The rows before are those of a prompt whose log-probabilities are wanted.
+            int first = part.LogitRow + part.LogitRows - 1 - drafted;
+            ReadOnlySpan<int> draft = generation.From(generation.Length);
+            for (int ahead = 0; ahead <= drafted; ahead++)
+                sampler.TryAdd(first + ahead, generation.Sampler, draft[..ahead]);
+        }
+
+        sampler.Run(_vocabulary);
+    }
+
     /// <summary>Takes what a step gave for one sequence: drafted tokens as long as they are the ones that are sampled, and one more.</summary>
     private void Accept(in ScheduledSequence<Generation> part)
     {
@@ -229,7 +253,7 @@ internal sealed class EngineCore : IDisposable
             Fork(generation, row);
         for (; row < end && !generation.HasEnded; row++)
         {
-            if (!SampleNext(generation, _runner.Logits(row)) || row == end - 1)
+            if (!SampleNext(generation, row) || row == end - 1)
                 break;
             generation.Advance(1); // the step has read it
             accepted++;
@@ -252,19 +276,18 @@ internal sealed class EngineCore : IDisposable
         {
             Generation fork = request.Fork(i);
             _scheduler.Fork(leader, fork);
-            _runner.Logits(row).CopyTo(_forkLogits);
-            SampleNext(fork, _forkLogits);
+            SampleNext(fork, row, isShared: true);
         }
     }
 
     /// <summary>Samples a token and sends it. True if it is the one that was drafted, and the answer goes on.</summary>
-    private bool SampleNext(Generation generation, Span<float> logits)
+    private bool SampleNext(Generation generation, int row, bool isShared = false)
     {
         Request request = generation.Request;
         GeneratedToken token;
         try
         {
-            token = new GeneratedToken(generation.Sampler.Sample(logits, _sampling, out TokenLogprobs? logprobs), logprobs);
+            token = Choose(generation.Sampler, row, isShared);
         }
 #pragma warning disable CA1031 // A non-finite logit, or whatever else one sampler throws, fails its request; the others go on.
         catch (Exception error)
@@ -297,6 +320,28 @@ internal sealed class EngineCore : IDisposable
 
         request.Stream.Write(new AnswerPart(generation.Index, token, null));
         return isConfirmed;
+    }
+
+    /// <summary>The token that a row's logits give: the backend's choice where it made one.</summary>
+    /// <param name="sampler">The answer's.</param>
+    /// <param name="row">The row.</param>
+    /// <param name="isShared">Others sample from it, too.</param>
+    private GeneratedToken Choose(Sampler sampler, int row, bool isShared)
+    {
+        if (_runner.Sampler?.Token(row) is { } token)
+        {
+            sampler.Accept(token);
+            return new GeneratedToken(token, _runner.Sampler.Logprobs(row));
+        }
+
+        Span<float> logits = _runner.Logits(row);
+        if (isShared)
+        {
+            logits.CopyTo(_forkLogits);
+            logits = _forkLogits;
+        }
+
+        return new GeneratedToken(sampler.Sample(logits, _sampling, out TokenLogprobs? logprobs), logprobs);
     }
 
     private bool TryAddPromptLogprobs(Request request, int row, int token)

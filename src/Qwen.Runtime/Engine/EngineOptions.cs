@@ -77,6 +77,9 @@ public sealed record EngineOptions
     /// <summary>Replaces the model's own chat template (Jinja source); null to keep it.</summary>
     public string? ChatTemplate { get; init; }
 
+    /// <summary>Brings logits to the host to choose tokens, though the backend could choose them itself: for comparison.</summary>
+    internal bool SamplesOnHost { get; init; }
+
     /// <summary>Most rows of logits in a step: one for each sequence and each guess, and a few more for prompts whose log-probabilities are wanted.</summary>
     internal int MaxLogitRows => Math.Min(Math.Max(MaxSequences * (1 + (Speculation?.Tokens ?? 0)), 64), MaxBatchedTokens);
 

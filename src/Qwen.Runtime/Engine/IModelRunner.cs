@@ -12,6 +12,9 @@ internal interface IModelRunner
     /// <summary>Runs one step.</summary>
     void Forward(Batch batch);
 
+    /// <summary>What chooses tokens where the logits lie; null where that is on the host.</summary>
+    LogitSampler? Sampler { get; }
+
     /// <summary>The logits of a row of the last step, over the tokens that may be sampled. Free to change until the next step.</summary>
     Span<float> Logits(int row);
 }
@@ -19,6 +22,8 @@ internal interface IModelRunner
 /// <summary>A loaded model as the core sees it.</summary>
 internal sealed class ModelRunner(LoadedModel model) : IModelRunner
 {
+    public LogitSampler? Sampler { get; } = model.Options.SamplesOnHost ? null : model.Network.Sampler;
+
     public void CopyBlocks(ReadOnlySpan<BlockCopy> copies) => model.Cache.CopyBlocks(copies);
 
     public void Forward(Batch batch) => model.Network.Forward(batch, model.Cache);

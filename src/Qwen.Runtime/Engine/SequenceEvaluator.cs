@@ -1,4 +1,7 @@
+using System.Numerics.Tensors;
+using Qwen.Runtime.Backends;
 using Qwen.Runtime.Cache;
+using Qwen.Runtime.Sampling;
 using Qwen.Runtime.Scheduling;
 
 namespace Qwen.Runtime.Engine;
@@ -70,6 +73,20 @@ public sealed class SequenceEvaluator : IDisposable
 
     /// <summary>The logits [VocabularySize] of a sequence after <see cref="Advance"/>. Valid until the next call.</summary>
     public ReadOnlySpan<float> Logits(int sequence) => _model.Network.Logits(sequence);
+
+    /// <summary>As <see cref="Advance"/>; then puts the likeliest next tokens in the place of those read. A GPU finds them itself: no logits are copied.</summary>
+    /// <exception cref="NonFiniteLogitException">A GPU found a logit that is NaN or infinite.</exception>
+    public void AdvanceGreedily(Span<int> tokens)
+    {
+        Advance(tokens);
+        LogitSampler? sampler = _model.Network.Sampler;
+        int vocabulary = _model.Tokenizer.VocabularySize;
+        for (int i = 0; i < tokens.Length; i++)
+            sampler?.TryAdd(i, null, []);
+        sampler?.Run(vocabulary);
+        for (int i = 0; i < tokens.Length; i++)
+            tokens[i] = sampler?.Token(i) ?? TensorPrimitives.IndexOfMax(Logits(i)[..vocabulary]);
+    }
 
     /// <summary>Forgets all tokens.</summary>
     public void Reset()

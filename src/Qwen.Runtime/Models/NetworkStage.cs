@@ -65,6 +65,9 @@ internal sealed class NetworkStage : IDisposable
                 return;
             _selected = Allocate(maxLogitRows, config.HiddenSize, ActivationPrecision.Full);
             _logits = Allocate(maxLogitRows, config.VocabularySize, ActivationPrecision.Full);
+            Sampler = _ops.AllocateSampler(_logits);
+            if (Sampler is not null)
+                _memory.Add(Sampler);
         }
         catch
         {
@@ -75,6 +78,9 @@ internal sealed class NetworkStage : IDisposable
 
     /// <summary>Bytes of weights that one decoded token reads: all but the embedding's other rows.</summary>
     public long WeightBytesPerToken { get; }
+
+    /// <summary>What chooses tokens where the logits lie; null where that is on the host.</summary>
+    public LogitSampler? Sampler { get; }
 
     /// <summary>The keys and values of this stage's layers.</summary>
     public KvCache AllocateCache(KvCacheShape shape) => _ops.AllocateCache(shape with { Layers = _layers.Length });
@@ -90,13 +96,16 @@ internal sealed class NetworkStage : IDisposable
         if (previous is not null)
             _ops.Write(previous._ops.Read(previous._hidden, 0, batch.TokenCount), _hidden);
         _ops.Run(_compute);
+        Sampler?.Begin(batch.LogitRowCount);
     }
 
     /// <summary>The logits of a row of the last step.</summary>
     public Span<float> Logits(int row)
     {
-        // All rows at once: a GPU brings them over by one copy, whichever is asked for first.
+        // All rows at once: a GPU brings them over by one copy, whichever is asked for first. Unless it chose tokens itself: then few are asked for.
         int vocabulary = _config.VocabularySize;
+        if (Sampler is { HasRun: true })
+            return _ops.Read(_logits!, row, 1);
         return _ops.Read(_logits!, 0, _batch.LogitRowCount).Slice(row * vocabulary, vocabulary);
     }
 

@@ -76,6 +76,9 @@ public sealed class QwenModel : IDisposable
             _stages[i].Forward(batch, caches[i], i == 0 ? null : _stages[i - 1]);
     }
 
+    /// <summary>What chooses the tokens of a step where its logits lie; null where that is on the host.</summary>
+    public LogitSampler? Sampler => _stages[^1].Sampler;
+
     /// <summary>The logits [VocabularySize] of a row of the last step's <see cref="Batch.LogitRows"/>. Valid, and free to change, until the next step.</summary>
     public Span<float> Logits(int row) => _stages[^1].Logits(row);
 

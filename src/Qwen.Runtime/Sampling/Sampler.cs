@@ -15,6 +15,17 @@ public sealed class SamplerWorkspace(int vocabulary)
     internal ulong[] Keys { get; } = new ulong[vocabulary];
 }
 
+/// <summary>A token of the prompt or the answer.</summary>
+/// <param name="Token">Its id.</param>
+/// <param name="Times">How often it is in the answer.</param>
+internal readonly record struct SeenToken(int Token, int Times);
+
+/// <summary>What is added to a token's logit; <see cref="Ban"/> and less bans it.</summary>
+internal readonly record struct TokenBias(int Token, float Bias)
+{
+    public const float Ban = -100;
+}
+
 /// <summary>Chooses the tokens of one answer. It owns the answer's random numbers and the counts that penalties need.</summary>
 /// <remarks>
 /// The order is vLLM's: penalties and bias, temperature, min-p, top-k, top-p. Nothing here depends on the machine: the same logits and
@@ -23,8 +34,9 @@ public sealed class SamplerWorkspace(int vocabulary)
 public sealed class Sampler
 {
     private readonly SamplingParameters _parameters;
-    private readonly int[] _banned; // before MinTokens
-    private readonly Dictionary<int, int>? _seen; // token -> times in the answer; in the prompt only: 0
+    private readonly TokenBias[] _biases, _earlyBiases; // after and before MinTokens
+    private readonly List<SeenToken> _seen = []; // where there are penalties: the tokens of prompt and answer
+    private readonly Dictionary<int, int>? _seenAt; // token -> where in the list
     private Xoshiro256 _random, _drafting;
     private int _generated;
 
@@ -36,13 +48,24 @@ public sealed class Sampler
     {
         _parameters = parameters;
         _random = new Xoshiro256(parameters.Seed);
-        _banned = parameters.MinTokens > 0 ? [.. endTokens] : [];
+        _biases = [.. parameters.LogitBias.Select(b => new TokenBias(b.Key, b.Value))];
+        int[] banned = parameters.MinTokens > 0 ? [.. endTokens.Distinct()] : [];
+        _earlyBiases = banned.Length == 0 ? _biases : [.. _biases.Where(b => !banned.Contains(b.Token)), .. banned.Select(token => new TokenBias(token, TokenBias.Ban))];
         if (parameters.RepetitionPenalty == 1 && parameters.PresencePenalty == 0 && parameters.FrequencyPenalty == 0)
             return;
-        _seen = [];
+        _seenAt = [];
         foreach (int token in prompt)
-            _seen.TryAdd(token, 0);
+        {
+            if (_seenAt.TryAdd(token, _seen.Count))
+                _seen.Add(new SeenToken(token, 0));
+        }
     }
+
+    /// <summary>How it samples.</summary>
+    internal SamplingParameters Parameters => _parameters;
+
+    /// <summary>Most tokens that penalties change, if so many more are in the answer.</summary>
+    internal int MostSeen(int ahead) => _seenAt is null ? 0 : _seen.Count + ahead;
 
     /// <summary>Chooses a token.</summary>
     /// <param name="logits">The network's logits; changed.</param>
@@ -57,10 +80,56 @@ public sealed class Sampler
         Adjust(logits);
         int token = _parameters.Temperature == 0 ? TensorPrimitives.IndexOfMax(logits) : Draw(logits, ref _random, workspace);
         logprobs = _parameters.Logprobs is { } count ? TokenLogprobs.Of(workspace.Raw.AsSpan(0, logits.Length), token, count, workspace.Weights) : null;
-        _generated++;
-        if (_seen is not null)
-            CollectionsMarshal.GetValueRefOrAddDefault(_seen, token, out _)++;
+        Note(token);
         return token;
+    }
+
+    /// <summary>Takes a token that a backend chose by the same rules, with the random number that <see cref="Uniform"/> gave for it.</summary>
+    internal void Accept(int token)
+    {
+        if (_parameters.Temperature != 0)
+            _random.NextDouble();
+        Note(token);
+    }
+
+    /// <summary>The random number, in [0, 1), that chooses the next token, or one that comes so many later. Nothing is used up.</summary>
+    internal double Uniform(int ahead)
+    {
+        if (_parameters.Temperature == 0)
+            return 0;
+        Xoshiro256 random = _random;
+        for (int i = 0; i < ahead; i++)
+            random.NextDouble();
+        return random.NextDouble();
+    }
+
+    /// <summary>What is added to the logits of tokens, each token once, for the next token or one so many later.</summary>
+    internal ReadOnlySpan<TokenBias> Biases(int ahead) => _generated + ahead < _parameters.MinTokens ? _earlyBiases : _biases;
+
+    /// <summary>The tokens that penalties change, each once, if these come next in the answer.</summary>
+    /// <param name="next">Tokens after the answer so far.</param>
+    /// <param name="seen">Room for <see cref="MostSeen"/>.</param>
+    /// <returns>How many there are.</returns>
+    internal int WriteSeen(ReadOnlySpan<int> next, Span<SeenToken> seen)
+    {
+        if (_seenAt is null)
+            return 0;
+        CollectionsMarshal.AsSpan(_seen).CopyTo(seen);
+        int count = _seen.Count;
+        foreach (int token in next)
+        {
+            if (!_seenAt.TryGetValue(token, out int at))
+            {
+                for (at = _seen.Count; at < count && seen[at].Token != token; at++)
+                    continue;
+                if (at == count)
+                    seen[count++] = new SeenToken(token, 0);
+            }
+
+            seen[at] = new SeenToken(token, seen[at].Times + 1);
+        }
+
+        return count;
     }
 
     /// <summary>Begins to draft what <see cref="Sample"/> will choose next.</summary>
@@ -91,24 +160,32 @@ public sealed class Sampler
 
     private void Adjust(Span<float> logits)
     {
-        if (_seen is not null)
+        float repetition = _parameters.RepetitionPenalty;
+        foreach ((int token, int times) in CollectionsMarshal.AsSpan(_seen))
         {
-            float repetition = _parameters.RepetitionPenalty;
-            foreach ((int token, int times) in _seen)
-            {
-                ref float logit = ref logits[token];
-                logit = logit > 0 ? logit / repetition : logit * repetition;
-                if (times > 0)
-                    logit -= _parameters.PresencePenalty + (_parameters.FrequencyPenalty * times);
-            }
+            ref float logit = ref logits[token];
+            logit = logit > 0 ? logit / repetition : logit * repetition;
+            if (times > 0)
+                logit -= _parameters.PresencePenalty + (_parameters.FrequencyPenalty * times);
         }
 
-        foreach ((int token, float bias) in _parameters.LogitBias)
-            logits[token] = bias <= -100 ? float.NegativeInfinity : logits[token] + bias;
-        if (_generated >= _parameters.MinTokens)
+        foreach ((int token, float bias) in Biases(ahead: 0))
+            logits[token] = bias <= TokenBias.Ban ? float.NegativeInfinity : logits[token] + bias;
+    }
+
+    private void Note(int token)
+    {
+        _generated++;
+        if (_seenAt is null)
             return;
-        foreach (int token in _banned)
-            logits[token] = float.NegativeInfinity;
+        ref int at = ref CollectionsMarshal.GetValueRefOrAddDefault(_seenAt, token, out bool isKnown);
+        if (!isKnown)
+        {
+            at = _seen.Count;
+            _seen.Add(new SeenToken(token, 0));
+        }
+
+        _seen[at] = new SeenToken(token, _seen[at].Times + 1);
     }
 
     private int Draw(Span<float> logits, ref Xoshiro256 random, SamplerWorkspace workspace)

@@ -5,7 +5,9 @@ namespace Qwen.Runtime.Sampling;
 /// <summary>How the next token is chosen and when to stop. What is null comes from the model's generation_config.json, else is off.</summary>
 public sealed record SamplingOptions
 {
-    private const int MostStops = 16, MostStopLength = 1024, MostBiases = 4096, MostLogprobs = 20, MostAnswers = 128;
+    private const int MostStops = 16, MostStopLength = 1024, MostBiases = 4096, MostAnswers = 128;
+
+    internal const int MostLogprobs = 20;
 
     /// <summary>Flattens (above 1) or sharpens the distribution; 0 takes the likeliest token.</summary>
     public double? Temperature { get; init; }

@@ -16,6 +16,8 @@ internal sealed class FakeNetwork(int vocabulary) : IModelRunner
 
     public int Copies { get; private set; }
 
+    public LogitSampler? Sampler => null;
+
     /// <summary>The likeliest token after one.</summary>
     public int After(int token) => ((token * 7) + 3) % vocabulary;
 

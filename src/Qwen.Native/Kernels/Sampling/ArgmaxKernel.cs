@@ -10,7 +10,8 @@ namespace Qwen.Native.Kernels.Sampling;
 /// </remarks>
 /// <param name="cache">Where it is compiled.</param>
 /// <param name="vocabulary">Logits of a row.</param>
-public sealed class ArgmaxKernel(KernelCache cache, int vocabulary) : Kernel(cache, Build(cache.Target, vocabulary))
+/// <param name="stride">Values from one row to the next; null for no more than the vocabulary.</param>
+public sealed class ArgmaxKernel(KernelCache cache, int vocabulary, int? stride = null) : Kernel(cache, Build(cache.Target, vocabulary, stride))
 {
     /// <summary>Bytes of scratch memory a row.</summary>
     public const int ScratchBytes = 16;
@@ -20,12 +21,12 @@ public sealed class ArgmaxKernel(KernelCache cache, int vocabulary) : Kernel(cac
     private readonly int _multiprocessors = cache.Device.Info.Multiprocessors;
 
     /// <summary>The kernel for a vocabulary.</summary>
-    public static PtxKernel Build(PtxTarget target, int vocabulary)
+    public static PtxKernel Build(PtxTarget target, int vocabulary, int? stride = null)
     {
         ArgumentOutOfRangeException.ThrowIfNegativeOrZero(vocabulary);
-        var k = new PtxBuilder(target, $"argmax_{vocabulary}", threads: 256);
+        var k = new PtxBuilder(target, $"argmax_{vocabulary}_{stride ?? vocabulary}", threads: 256);
         Global logits = k.Pointer("logits"), tokens = k.Pointer("tokens"), scratch = k.Pointer("scratch");
-        var row = new LogitRow(k, logits.At(k.BlockX, vocabulary * sizeof(float)), vocabulary);
+        var row = new LogitRow(k, logits, vocabulary, stride);
         k.WaitForPreviousKernel();
         U64 best = row.BestOfBlock(row.Best(part: (k.BlockY, k.GridY)), k.AllocateShared(k.Warps * sizeof(ulong)));
         k.ReturnIf(k.Thread > 0);
@@ -41,7 +42,7 @@ public sealed class ArgmaxKernel(KernelCache cache, int vocabulary) : Kernel(cac
 
     /// <summary>Launches it.</summary>
     /// <param name="stream">Where.</param>
-    /// <param name="logits">F32 [rows, vocabulary].</param>
+    /// <param name="logits">F32 [rows, stride].</param>
     /// <param name="tokens">S32 [rows].</param>
     /// <param name="scratch">[rows, <see cref="ScratchBytes"/>], zeros; they are zeros again after.</param>
     /// <param name="rows">Rows.</param>

@@ -3,17 +3,20 @@ using Qwen.Native.Ptx;
 
 namespace Qwen.Native.Kernels.Sampling;
 
-/// <summary>A row of F32 logits in global memory, as a block goes over it: 16 bytes a load where the vocabulary's size allows, four loads under way.</summary>
+/// <summary>This block's row of F32 logits in global memory, as a block goes over it: 16 bytes a load where the vocabulary's size allows, four loads under way.</summary>
 /// <remarks>
 /// Logits order by keys of 64 bits, larger is likelier: the float, mapped to an unsigned number of the same order, above the complement of the
 /// token's id, so that of equal logits the lowest id is the likeliest. NaN is above all.
 /// </remarks>
-internal sealed class LogitRow(PtxBuilder k, Global row, int vocabulary)
+internal sealed class LogitRow(PtxBuilder k, Global logits, int vocabulary, int? stride)
 {
     private const int Loads = 4;
     private const uint OrderedInfinity = 0xff800000, OrderedMinusInfinity = 0x007fffff;
 
-    private readonly int _width = vocabulary % 4 == 0 ? 4 : 1;
+    private readonly int _width = (stride ?? vocabulary) % 4 == 0 ? 4 : 1;
+
+    /// <summary>This block's row.</summary>
+    public Global Start { get; } = logits.At(k.BlockX, AtLeast(vocabulary, stride) * sizeof(float));
 
     /// <summary>Calls for every logit and its token; all threads do so equally often, with minus infinity past the end.</summary>
     /// <param name="visit">Emits what is done with them.</param>
@@ -41,8 +44,9 @@ internal sealed class LogitRow(PtxBuilder k, Global row, int vocabulary)
         for (int i = 0; i < count; i += Math.Min(_width, count))
         {
             Pred inside = first + i < vocabulary;
-            F32[] loaded = k.LoadVector<F32>(row.At(first + i, sizeof(float)), Math.Min(_width, count), when: inside);
-            values.AddRange(loaded.Select(value => k.Select(inside, value, float.NegativeInfinity)));
+            F32[] loaded = k.LoadVector<F32>(Start.At(first + i, sizeof(float)), Math.Min(_width, count), when: inside);
+            for (int lane = 0; lane < loaded.Length; lane++)
+                values.Add(k.Select(lane == 0 || vocabulary % _width == 0 ? inside : first + i + lane < vocabulary, loaded[lane], float.NegativeInfinity));
         }
 
         return [.. values];
@@ -90,6 +94,13 @@ internal sealed class LogitRow(PtxBuilder k, Global row, int vocabulary)
     {
         U32 ordered = k.Split(key).High;
         return (ordered >= OrderedInfinity) | (ordered <= OrderedMinusInfinity);
+    }
+
+    /// <summary>The rows' stride, which must hold the vocabulary.</summary>
+    public static int AtLeast(int vocabulary, int? stride)
+    {
+        ArgumentOutOfRangeException.ThrowIfLessThan(stride ?? vocabulary, vocabulary, nameof(stride));
+        return stride ?? vocabulary;
     }
 
     /// <summary>What a kernel reports for a row: the token, or the complement of one whose logit is not finite, which is negative.</summary>

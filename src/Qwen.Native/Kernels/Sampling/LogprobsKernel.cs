@@ -10,18 +10,18 @@ namespace Qwen.Native.Kernels.Sampling;
 /// <param name="cache">Where it is compiled.</param>
 /// <param name="vocabulary">Logits of a row.</param>
 /// <param name="most">Tokens beside the chosen one.</param>
-public sealed class LogprobsKernel(KernelCache cache, int vocabulary, int most) : Kernel(cache, Build(cache.Target, vocabulary, most))
+/// <param name="stride">Values from one row to the next; null for no more than the vocabulary.</param>
+public sealed class LogprobsKernel(KernelCache cache, int vocabulary, int most, int? stride = null) : Kernel(cache, Build(cache.Target, vocabulary, most, stride))
 {
     /// <summary>The kernel for a vocabulary.</summary>
-    public static PtxKernel Build(PtxTarget target, int vocabulary, int most)
+    public static PtxKernel Build(PtxTarget target, int vocabulary, int most, int? stride = null)
     {
         ArgumentOutOfRangeException.ThrowIfNegative(most);
         ArgumentOutOfRangeException.ThrowIfLessThan(vocabulary, Math.Max(most, 1));
-        var k = new PtxBuilder(target, $"logprobs_{vocabulary}_{most}", threads: 512);
+        var k = new PtxBuilder(target, $"logprobs_{vocabulary}_{stride ?? vocabulary}_{most}", threads: 512);
         Global logits = k.Pointer("logits"), tokens = k.Pointer("tokens"), chosen = k.Pointer("chosen"), topTokens = k.Pointer("top_tokens"), top = k.Pointer("top");
         Shared scratch = k.AllocateShared(k.Warps * sizeof(ulong)), sums = k.AllocateShared(k.Warps * sizeof(float));
-        Global at = logits.At(k.BlockX, vocabulary * sizeof(float));
-        var row = new LogitRow(k, at, vocabulary);
+        var row = new LogitRow(k, logits, vocabulary, stride);
         k.WaitForPreviousKernel();
         U64 mine = row.Best();
         F32 max = row.LogitOf(row.BestOfBlock(mine, scratch)), sum = k.Variable<F32>(0f);
@@ -31,7 +31,7 @@ public sealed class LogprobsKernel(KernelCache cache, int vocabulary, int most) 
         Pred isFirst = k.Thread.Is(0);
         U32 token = k.Load<U32>(tokens.At(k.BlockX, sizeof(int)));
         Pred isToken = isFirst & (token < vocabulary);
-        k.Store(chosen.At(k.BlockX, sizeof(float)), (k.Load<F32>(at.At(token, sizeof(float)), when: isToken) - max) - logSum, isToken);
+        k.Store(chosen.At(k.BlockX, sizeof(float)), (k.Load<F32>(row.Start.At(token, sizeof(float)), when: isToken) - max) - logSum, isToken);
         using (k.For(0, most, out U32 i))
         {
             k.Barrier(); // the scratch memory is free again
@@ -48,7 +48,7 @@ public sealed class LogprobsKernel(KernelCache cache, int vocabulary, int most) 
 
     /// <summary>Launches it.</summary>
     /// <param name="stream">Where.</param>
-    /// <param name="logits">F32 [rows, vocabulary], as the network gave them.</param>
+    /// <param name="logits">F32 [rows, stride], as the network gave them.</param>
     /// <param name="tokens">S32 [rows], chosen; negative for none.</param>
     /// <param name="chosen">F32 [rows]: their log-probabilities.</param>
     /// <param name="topTokens">S32 [rows, most].</param>

@@ -25,19 +25,19 @@ public readonly record struct PenaltyRow(int SeenFirst, int SeenCount, int BiasF
 /// </summary>
 /// <remarks>A block a row. It touches only the tokens listed.</remarks>
 /// <param name="cache">Where it is compiled.</param>
-/// <param name="vocabulary">Logits of a row.</param>
-public sealed class PenaltyKernel(KernelCache cache, int vocabulary) : Kernel(cache, Build(cache.Target, vocabulary))
+/// <param name="stride">Values from one row to the next.</param>
+public sealed class PenaltyKernel(KernelCache cache, int stride) : Kernel(cache, Build(cache.Target, stride))
 {
     private const float Ban = -100;
 
-    /// <summary>The kernel for a vocabulary.</summary>
-    public static PtxKernel Build(PtxTarget target, int vocabulary)
+    /// <summary>The kernel for rows of a stride.</summary>
+    public static PtxKernel Build(PtxTarget target, int stride)
     {
-        ArgumentOutOfRangeException.ThrowIfNegativeOrZero(vocabulary);
-        var k = new PtxBuilder(target, $"penalty_{vocabulary}", threads: 256);
+        ArgumentOutOfRangeException.ThrowIfNegativeOrZero(stride);
+        var k = new PtxBuilder(target, $"penalty_{stride}", threads: 256);
         Global logits = k.Pointer("logits"), rows = k.Pointer("rows"), seen = k.Pointer("seen"), biases = k.Pointer("biases");
         k.WaitForPreviousKernel();
-        Global row = logits.At(k.BlockX, vocabulary * sizeof(float)), mine = rows.At(k.BlockX, PenaltyRow.Bytes);
+        Global row = logits.At(k.BlockX, stride * sizeof(float)), mine = rows.At(k.BlockX, PenaltyRow.Bytes);
         U32[] ranges = k.LoadVector<U32>(mine, 4);
         F32[] penalties = k.LoadVector<F32>(mine + 16, 4);
         (F32 repetition, F32 presence, F32 frequency) = (penalties[0], penalties[1], penalties[2]);
@@ -66,7 +66,7 @@ public sealed class PenaltyKernel(KernelCache cache, int vocabulary) : Kernel(ca
 
     /// <summary>Launches it.</summary>
     /// <param name="stream">Where.</param>
-    /// <param name="logits">F32 [rows, vocabulary].</param>
+    /// <param name="logits">F32 [rows, stride].</param>
     /// <param name="parameters"><see cref="PenaltyRow"/> [rows].</param>
     /// <param name="seen">(S32 token, S32 times in the answer), those of each row together; a token that is only in the prompt has 0.</param>
     /// <param name="biases">(S32 token, F32 bias), those of each row together.</param>

@@ -45,7 +45,8 @@ public readonly record struct SamplingRow
 /// </remarks>
 /// <param name="cache">Where it is compiled.</param>
 /// <param name="vocabulary">Logits of a row, less than 2^22.</param>
-public sealed class SampleKernel(KernelCache cache, int vocabulary) : Kernel(cache, Build(cache.Target, vocabulary))
+/// <param name="stride">Values from one row to the next; null for no more than the vocabulary.</param>
+public sealed class SampleKernel(KernelCache cache, int vocabulary, int? stride = null) : Kernel(cache, Build(cache.Target, vocabulary, stride))
 {
     private const int BlockThreads = 512, Digits = 5, TokenBits = 25, KeyBits = Digits * MassHistogram.Bits, Room = 2048;
     private const int BinShift = 30 - MassHistogram.Bits; // of a weight's 30 bits
@@ -53,17 +54,17 @@ public sealed class SampleKernel(KernelCache cache, int vocabulary) : Kernel(cac
     private const int MassBits = 40;
 
     /// <summary>The kernel for a vocabulary.</summary>
-    public static PtxKernel Build(PtxTarget target, int vocabulary)
+    public static PtxKernel Build(PtxTarget target, int vocabulary, int? stride = null)
     {
         ArgumentOutOfRangeException.ThrowIfGreaterThan((uint)(vocabulary - 1), (1u << (2 * MassHistogram.Bits)) - 1, nameof(vocabulary));
-        var k = new PtxBuilder(target, $"sample_{vocabulary}", BlockThreads);
-        new Emitter(k, vocabulary).Emit();
+        var k = new PtxBuilder(target, $"sample_{vocabulary}_{stride ?? vocabulary}", BlockThreads);
+        new Emitter(k, vocabulary, stride).Emit();
         return k.Build();
     }
 
     /// <summary>Launches it.</summary>
     /// <param name="stream">Where.</param>
-    /// <param name="logits">F32 [rows, vocabulary].</param>
+    /// <param name="logits">F32 [rows, stride].</param>
     /// <param name="parameters"><see cref="SamplingRow"/> [rows].</param>
     /// <param name="tokens">S32 [rows].</param>
     /// <param name="rows">Rows.</param>
@@ -84,13 +85,13 @@ public sealed class SampleKernel(KernelCache cache, int vocabulary) : Kernel(cac
         private U32 _candidates;
         private U64 _uniform, _topP;
 
-        public Emitter(PtxBuilder k, int vocabulary)
+        public Emitter(PtxBuilder k, int vocabulary, int? stride)
         {
             (_k, _vocabulary) = (k, vocabulary);
             Global logits = k.Pointer("logits");
             _parameters = k.Pointer("parameters").At(k.BlockX, SamplingRow.Bytes);
             _token = k.Pointer("tokens").At(k.BlockX, sizeof(int));
-            _row = new LogitRow(k, logits.At(k.BlockX, vocabulary * sizeof(float)), vocabulary);
+            _row = new LogitRow(k, logits, vocabulary, stride);
             _histogram = new MassHistogram(k);
             _scratch = k.AllocateShared(k.Warps * sizeof(ulong));
             _list = k.AllocateShared(Room * sizeof(ulong));

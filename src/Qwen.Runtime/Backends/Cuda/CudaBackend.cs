@@ -70,6 +70,9 @@ internal sealed unsafe class CudaBackend : IBackend
     }
 
     /// <inheritdoc/>
+    public LogitSampler? AllocateSampler(Activations logits) => new CudaSampler(this, _ops is null ? null : _device, _ops, (CudaActivations)logits, Take);
+
+    /// <inheritdoc/>
     public LinearWeights LoadLinear(IReadOnlyList<StoredMatrix> matrices, IReadOnlyList<Tensor?> biases) => CudaLinear.Load(_loader, matrices, biases);
 
     /// <inheritdoc/>
@@ -161,15 +164,16 @@ internal sealed unsafe class CudaBackend : IBackend
         ArgumentOutOfRangeException.ThrowIfNegative(rows);
         ArgumentOutOfRangeException.ThrowIfGreaterThan(rows, activations.Rows - firstRow);
         var from = (CudaActivations)activations;
-        float* host = Host(from);
-        if (from.Read.Step != _steps || from.Read.Rows < firstRow + rows)
+        long first = (long)firstRow * from.Columns;
+        float* host = Host(from) + first;
+        if (from.Read.Step != _steps || firstRow < from.Read.First || firstRow + rows > from.Read.End)
         {
-            _ops!.Stream.CopyToHost(host, from.Pointer, (long)(firstRow + rows) * from.Columns * sizeof(float));
+            _ops!.Stream.CopyToHost(host, from.Pointer + (first * sizeof(float)), (long)rows * from.Columns * sizeof(float));
             _ops.Stream.Synchronize();
-            from.Read = (firstRow + rows, _steps);
+            from.Read = (firstRow, firstRow + rows, _steps);
         }
 
-        return new Span<float>(host + ((long)firstRow * from.Columns), checked(rows * from.Columns));
+        return new Span<float>(host, checked(rows * from.Columns));
     }
 
     /// <inheritdoc/>

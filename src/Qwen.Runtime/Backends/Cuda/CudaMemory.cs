@@ -14,8 +14,8 @@ internal sealed class CudaActivations(int rows, int columns, ElementType type, D
     /// <summary>Their copy on the host, once they were read or written there.</summary>
     public PinnedBuffer? Host { get; set; }
 
-    /// <summary>How many of its first rows were read, and in which step: see <see cref="CudaBackend.Read"/>.</summary>
-    public (int Rows, long Step) Read { get; set; }
+    /// <summary>Which rows were read last, and in which step: see <see cref="CudaBackend.Read"/>.</summary>
+    public (int First, int End, long Step) Read { get; set; }
 
     public override void Dispose() => Host?.Dispose();
 }

@@ -1,5 +1,6 @@
 using Qwen.Native.Device;
 using Qwen.Native.Kernels;
+using Qwen.Native.Kernels.Sampling;
 
 namespace Qwen.Runtime.Backends.Cuda;
 
@@ -22,6 +23,10 @@ internal sealed class CudaOps(IDevice device, ElementType type, int rows) : IDis
     private readonly Dictionary<(PackedProduct, int), PackedGemvKernel> _gemv = [];
     private readonly Dictionary<(DenseProduct, DenseTiling), DenseGemvKernel> _denseGemv = [];
     private readonly Dictionary<(PackedProduct, int), PackedGemmKernel> _gemm = [];
+    private readonly Dictionary<(int, int), ArgmaxKernel> _argmax = [];
+    private readonly Dictionary<(int, int), SampleKernel> _sample = [];
+    private readonly Dictionary<int, PenaltyKernel> _penalty = [];
+    private readonly Dictionary<(int, int, int), LogprobsKernel> _logprobs = [];
     private SwiGluKernel? _swiGlu;
 
     /// <summary>Where all runs, in order.</summary>
@@ -74,6 +79,15 @@ internal sealed class CudaOps(IDevice device, ElementType type, int rows) : IDis
 
     public PackedGemmKernel PackedGemm(in PackedProduct product, int rows) => Get(
         _gemm, (product, PackedGemmKernel.TileRowsFor(product.Format, rows)), static (cache, key) => new PackedGemmKernel(cache, key.Item1, key.Item2));
+
+    public ArgmaxKernel Argmax(int vocabulary, int stride) => Get(_argmax, (vocabulary, stride), static (cache, key) => new ArgmaxKernel(cache, key.Item1, key.Item2));
+
+    public SampleKernel Sample(int vocabulary, int stride) => Get(_sample, (vocabulary, stride), static (cache, key) => new SampleKernel(cache, key.Item1, key.Item2));
+
+    public PenaltyKernel Penalty(int stride) => Get(_penalty, stride, static (cache, stride) => new PenaltyKernel(cache, stride));
+
+    public LogprobsKernel Logprobs(int vocabulary, int most, int stride) =>
+        Get(_logprobs, (vocabulary, most, stride), static (cache, key) => new LogprobsKernel(cache, key.Item1, key.Item2, key.Item3));
 
     /// <inheritdoc/>
     public void Dispose()
