@@ -35,7 +35,7 @@ public sealed class QwenEngine : IAsyncDisposable, IDisposable
         _metrics = new EngineMetrics(() => loop!.Statistics, () => loop!.Health.IsReady, model.MaxModelLength, options.Speculation?.Tokens ?? 0, options.Clock);
         var pool = new BlockPool(model.KvBlocks, model.BlockSize, options.EnablePrefixCaching);
         var steps = new StepMeter(options.Clock, model.WeightBytesPerToken, model.KvBytesPerToken);
-        _loop = loop = new EngineLoop(new EngineCore(new ModelRunner(model), model.Config.VocabularySize, pool, options, steps, _metrics, drafter), options);
+        _loop = loop = new EngineLoop(new EngineCore(new ModelRunner(model), model.Tokenizer.VocabularySize, pool, options, steps, _metrics, drafter), options);
         Prefixes = new PrefixStore(model, _loop);
     }
 

@@ -70,7 +70,7 @@ internal sealed unsafe class CudaBackend : IBackend
     }
 
     /// <inheritdoc/>
-    public LogitSampler? AllocateSampler(Activations logits) => new CudaSampler(this, _ops is null ? null : _device, _ops, (CudaActivations)logits, Take);
+    public LogitSampler AllocateSampler(Activations logits) => new CudaSampler(this, _ops is null ? null : _device, _ops, (CudaActivations)logits, Take);
 
     /// <inheritdoc/>
     public LinearWeights LoadLinear(IReadOnlyList<StoredMatrix> matrices, IReadOnlyList<Tensor?> biases) => CudaLinear.Load(_loader, matrices, biases);
