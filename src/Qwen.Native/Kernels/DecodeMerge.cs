@@ -90,7 +90,7 @@ internal sealed class DecodeMerge
     // A thread has four columns of a query, or several times that, and several parts' under way. Blocks wrote them meanwhile: past L1.
     private void Sum(U32 first, U32 begin, U32 stride, U32 count, Pred isEnd, Global rows)
     {
-        int vectors = Columns / Width, perThread = (vectors + k.Threads - 1) / k.Threads, ahead = Math.Clamp(16 / perThread, 1, 8);
+        int vectors = Columns / Width, perThread = (vectors + k.Threads - 1) / k.Threads, ahead = Math.Max(1, 8 / perThread); // more take registers that blocks are then short of
         U32[] columns = [.. Enumerable.Range(0, perThread).Select(i => k.Min(k.Thread + (i * k.Threads), vectors - 1) * Width)]; // some have the last ones, too
         U32[] queries = [.. columns.Select(column => column / _shape.HeadDim)];
         F32[][] sums = [.. columns.Select(_ => Enumerable.Range(0, Width).Select(_ => k.Variable<F32>(0f)).ToArray())];
