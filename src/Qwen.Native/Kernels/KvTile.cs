@@ -34,8 +34,11 @@ internal sealed class KvTile
         (_keyScale, _valueScale) = shape.Cache == ElementType.S8 ? (k.Variable<F32>(), k.Variable<F32>()) : default;
     }
 
-    /// <summary>Positions of a tile: 4 KB of keys and as much of values at a width of 128, 64 registers in all (twice as much of F32).</summary>
-    public static int Positions(AttentionShape shape) => shape.Cache.Bytes() == 1 ? 32 : 16;
+    /// <summary>
+    /// Positions of a tile: 4 KB of keys and as much of values at a width of 128, 64 registers in all (twice as much of F32; half of S8 with key bias,
+    /// whose scales and biases take what registers are left).
+    /// </summary>
+    public static int Positions(AttentionShape shape) => shape.Cache.Bytes() == 1 && !(shape.Cache == ElementType.S8 && shape.HasKeyBias) ? 32 : 16;
 
     /// <summary>Steps of 16 columns that a score sums over.</summary>
     public int KeySteps => _shape.HeadDim / 16;
@@ -170,8 +173,8 @@ internal sealed class KvTile
     {
         if (_shape.Cache != ElementType.S8)
             return;
-        U32 block = _k.Select(_k.Lane < 16, blocks[0], blocks[1]);
-        _k.LoadInto<F32>([register], scales.At(((block * _shape.KvHeads + place.Head) * _shape.BlockSize) + (InRange(position + _k.Lane, place) % _shape.BlockSize), sizeof(float)));
+        U32 inTile = _k.Lane % Positions(_shape), block = blocks.Length == 1 ? blocks[0] : _k.Select(_k.Lane < 16, blocks[0], blocks[1]);
+        _k.LoadInto<F32>([register], scales.At(((block * _shape.KvHeads + place.Head) * _shape.BlockSize) + (InRange(position + inTile, place) % _shape.BlockSize), sizeof(float)));
     }
 
     // Positions outside what is attended to may have no block, or memory that nobody wrote: the nearest inside is read in their place, and weighs nothing.
