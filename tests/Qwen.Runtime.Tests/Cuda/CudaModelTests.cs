@@ -74,6 +74,33 @@ public sealed class CudaModelTests(ITestOutputHelper output)
         Assert.True(most < noise, $"seed {seed}: error {most} of the logits' deviation");
     }
 
+    [Theory]
+    [InlineData("awq", ElementType.F16)]
+    [InlineData("q8_0", ElementType.BF16)]
+    public void PackedWeights_OfAStepOfManyRows_GiveWhatThoseOfFewRowsDo(string format, ElementType type)
+    {
+        const ulong Seed = 5;
+        SyntheticShape shape = Shape("qwen2", 4, 2, 64, tied: false);
+        using Checkpoint checkpoint = SyntheticCheckpoint.Create($"qwen2:{format}", shape, format, Seed);
+        var random = new Random(5);
+        int[][] sequences = [.. Enumerable.Range(0, Sequences).Select(_ => Enumerable.Range(0, Longest).Select(_ => random.Next(shape.Vocabulary)).ToArray())];
+        float[][] Read(Func<int> chunk)
+        {
+            using var cpu = new CpuBackend(2);
+            using var gpu = new EmulatedBackend(checkpoint, Sequences, Longest, Sequences * Longest, shape.Layers, type);
+            using var model = new SideBySide(checkpoint, new LayerPlacement(cpu, [.. Enumerable.Repeat(gpu.Backend, shape.Layers)], gpu.Backend), KvCacheType.F16, Sequences, Longest, Sequences * Longest);
+            return model.Read(sequences, chunk);
+        }
+
+        float[][] expected = Read(() => 8), actual = Read(() => Longest); // 40 rows a step; 200
+
+        for (int i = 0; i < Sequences; i++)
+        {
+            double error = Math.Sqrt(expected[i].Zip(actual[i], (a, b) => (double)(a - b) * (a - b)).Average()) / TensorPrimitives.StdDev<float>(expected[i]);
+            Assert.True(error < 0.03, $"sequence {i}: {error} of the logits' deviation");
+        }
+    }
+
     private static SyntheticShape Shape(string architecture, int heads, int kvHeads, int headDim, bool tied) =>
         new(architecture, Hidden: 256, Layers: 2, heads, kvHeads, headDim, Intermediate: 384, tied, Vocabulary: 320, Context: 64);
 

@@ -220,8 +220,8 @@ internal sealed unsafe class CudaBackend : IBackend
         }
     }
 
-    /// <summary>What is known only when all weights are: room for inputs in another form, and for the sums of packed products.</summary>
-    private long[] Late => [_loader.InputBytes, _loader.HasPacked ? PackedGemmKernel.MostWorkspaceBytes(_device.Info.Multiprocessors) : 0];
+    /// <summary>What is known only when all weights are: room for inputs in another form, for the sums of packed products, and for unpacked weights.</summary>
+    private long[] Late => [_loader.InputBytes, _loader.HasPacked ? PackedGemmKernel.MostWorkspaceBytes(_device.Info.Multiprocessors) : 0, _loader.UnpackedBytes];
 
     private AttentionShape ShapeOf(AttentionLayer layer)
     {
@@ -254,6 +254,6 @@ internal sealed unsafe class CudaBackend : IBackend
             return;
         _isLoading = false;
         _loader.Staging!.Dispose();
-        (_ops!.Inputs, _ops.PackedSums) = (Take(Late[0]), Take(Late[1]));
+        (_ops!.Inputs, _ops.PackedSums, _ops.Unpacked) = (Take(Late[0]), Take(Late[1]), Take(Late[2]));
     }
 }

@@ -48,6 +48,13 @@ internal abstract class CudaLinear(int inputs, int outputs, CudaBias biases) : L
     protected void MultiplyFew(CudaOps ops, DenseProduct product, DevicePointer weights, DevicePointer scales, DevicePointer x, DevicePointer y, int rows) =>
         ops.DenseGemv(product with { Bias = Biases.Exists }, Outputs).Launch(ops.Stream, weights, scales, x, Biases.Single, y, Outputs, Inputs, rows);
 
+    /// <summary>Multiplies many rows by weights of the backend's type: the matrix library.</summary>
+    protected void MultiplyMany(CudaOps ops, DevicePointer weights, DevicePointer x, DevicePointer y, ElementType result, int rows, bool accumulate)
+    {
+        var shape = new MatmulShape(rows, Outputs, Inputs, ops.Type, ops.Type, result, accumulate, Biases.Exists);
+        ops.Stream.Matmul(ops.Matmuls[shape], new MatmulOperands(x, weights, y, result == ElementType.F32 ? Biases.Single : Biases.Half));
+    }
+
     /// <summary>Nothing: the arena of the weights is given back as a whole.</summary>
     public override void Dispose()
     {
@@ -121,8 +128,7 @@ internal sealed class DenseLinear(int inputs, int outputs, DevicePointer weights
             return;
         }
 
-        var shape = new MatmulShape(rows, Outputs, Inputs, ops.Type, ops.Type, result, accumulate, Biases.Exists);
-        ops.Stream.Matmul(ops.Matmuls[shape], new MatmulOperands(x, Weights, y, result == ElementType.F32 ? Biases.Single : Biases.Half));
+        MultiplyMany(ops, Weights, x, y, result, rows, accumulate);
     }
 
     public override void MultiplyGated(CudaOps ops, DevicePointer x, DevicePointer gateUp, DevicePointer y, int rows)

@@ -21,6 +21,9 @@ internal sealed class CudaLoader(IDevice device, ElementType type, int rows, Dev
     /// <summary>Some weights are packed.</summary>
     public bool HasPacked { get; set; }
 
+    /// <summary>Bytes that the largest packed weights take when they are unpacked.</summary>
+    public long UnpackedBytes { get; private set; }
+
     /// <summary>Bytes that products need to bring their inputs to another form.</summary>
     public long InputBytes { get; private set; }
 
@@ -35,4 +38,6 @@ internal sealed class CudaLoader(IDevice device, ElementType type, int rows, Dev
     }
 
     public void ReserveInputs(long bytes) => InputBytes = Math.Max(InputBytes, bytes);
+
+    public void ReserveUnpacked(long bytes) => UnpackedBytes = Math.Max(UnpackedBytes, bytes);
 }

@@ -27,6 +27,7 @@ internal sealed class CudaOps(IDevice device, ElementType type, int rows) : IDis
     private readonly Dictionary<(int, int), SampleKernel> _sample = [];
     private readonly Dictionary<int, PenaltyKernel> _penalty = [];
     private readonly Dictionary<(int, int, int), LogprobsKernel> _logprobs = [];
+    private readonly Dictionary<(PackedFormat, ElementType), UnpackKernel> _unpack = [];
     private SwiGluKernel? _swiGlu;
 
     /// <summary>Where all runs, in order.</summary>
@@ -46,6 +47,9 @@ internal sealed class CudaOps(IDevice device, ElementType type, int rows) : IDis
 
     /// <summary>Room for the sums of packed products that several blocks share: zeros, and left as zeros.</summary>
     public DevicePointer PackedSums { get; set; }
+
+    /// <summary>Room for packed weights as a dense matrix.</summary>
+    public DevicePointer Unpacked { get; set; }
 
     public SwiGluKernel SwiGlu => _swiGlu ??= new SwiGluKernel(_cache, Type);
 
@@ -88,6 +92,8 @@ internal sealed class CudaOps(IDevice device, ElementType type, int rows) : IDis
 
     public LogprobsKernel Logprobs(int vocabulary, int most, int stride) =>
         Get(_logprobs, (vocabulary, most, stride), static (cache, key) => new LogprobsKernel(cache, key.Item1, key.Item2, key.Item3));
+
+    public UnpackKernel Unpack(PackedFormat format) => Get(_unpack, (format, Type), static (cache, key) => new UnpackKernel(cache, key.Item1, key.Item2));
 
     /// <inheritdoc/>
     public void Dispose()

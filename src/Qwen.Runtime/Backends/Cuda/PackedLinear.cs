@@ -8,6 +8,12 @@ namespace Qwen.Runtime.Backends.Cuda;
 /// <summary>Codes of 4 or 8 bits in groups, which kernels decode in registers: AWQ, GPTQ, and GGUF's Q4_0, Q4_1, Q4_K and Q8_0, packed once when they are loaded.</summary>
 internal sealed class PackedLinear : CudaLinear
 {
+    /// <summary>
+    /// Rows from which it's faster to unpack the weights and leave the product to the matrix library. On an H200 our own kernel takes 0.95 us a row
+    /// of a 7B model's gate and up projections, the library 72 us for any number up to 128, and unpacking should take 80 us (2.5 bytes a weight).
+    /// </summary>
+    private const int LeastUnpackedRows = 160;
+
     private readonly PackedMatrix _matrix;
     private readonly DevicePointer _weights, _inputOrder;
 
@@ -29,6 +35,8 @@ internal sealed class PackedLinear : CudaLinear
         DevicePointer order = inputOrder is null ? DevicePointer.Null : loader.Upload<int>(inputOrder);
         DevicePointer weights = loader.Take(matrix.ByteCount);
         loader.HasPacked = true;
+        if (loader.Rows >= LeastUnpackedRows)
+            loader.ReserveUnpacked((long)inputs * outputs * sizeof(ushort));
         if (inputOrder is not null)
             loader.ReserveInputs((long)inputs * loader.Rows * sizeof(ushort));
         if (loader.Staging is { } staging)
@@ -51,6 +59,13 @@ internal sealed class PackedLinear : CudaLinear
         {
             ops.PermuteColumns(Inputs).Launch(ops.Stream, x, _inputOrder, ops.Inputs, rows);
             x = ops.Inputs;
+        }
+
+        if (rows >= LeastUnpackedRows)
+        {
+            ops.Unpack(_matrix.Format).Launch(ops.Stream, _matrix, _weights, ops.Unpacked);
+            MultiplyMany(ops, ops.Unpacked, x, y, result, rows, accumulate);
+            return;
         }
 
         var product = new PackedProduct(_matrix.Format, ops.Type, result, accumulate, Biases.Exists);
