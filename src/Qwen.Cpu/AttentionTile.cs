@@ -1,3 +1,5 @@
+using System.Runtime.Intrinsics.X86;
+
 namespace Qwen.Cpu;
 
 /// <summary>Consecutive tokens of one sequence against one key-value head: the unit of attention that one thread computes.</summary>
@@ -22,6 +24,18 @@ internal readonly unsafe struct AttentionTile(
 
     /// <summary>Rows of q that a tile holds, unless one token's group is larger: enough to pay for converting keys and values once per tile.</summary>
     private const int TargetRows = 96;
+
+    /// <summary>
+    /// Up to this many rows (decode) are bound by reading the cache: keys and values are asked for ahead, and positions are taken
+    /// <see cref="Stretch"/> at a time, converted once for all rows, to L1.
+    /// </summary>
+    private const int FewRows = 16;
+
+    /// <summary>Up to this many rows are one tile, which converts what it reads.</summary>
+    private const int DirectRows = 4;
+
+    /// <summary>Positions that are converted at once for few rows: 32 x 64 F32 are 8 KB.</summary>
+    private const int Stretch = 32;
 
     private int Rows => tokens * shape.Group;
 
@@ -145,11 +159,30 @@ internal readonly unsafe struct AttentionTile(
     {
         long keyBytes = (long)layer.HeadDim * TElement.Bytes;
         FloatVectors queries = new(memory.Queries, layer.HeadDim, Rows);
+        bool few = Rows <= FewRows && Width == layer.HeadDim;
         while (from < to)
         {
-            long index = Locate(from, to, out int count);
+            long index = Locate(from, few ? Math.Min(to, from + Stretch) : to, out int count);
+            FloatWeights keys = new(layer.Keys + (index * keyBytes), keyBytes, count);
             FloatOutput scores = new(memory.Scores + (from - chunk), Chunk, accumulate: false);
-            FloatRows.Multiply<TLanes, TElement>(new(layer.Keys + (index * keyBytes), keyBytes, count), queries, layer.HeadDim, scores, memory.FloatRows);
+            if (!few)
+            {
+                FloatRows.Multiply<TLanes, TElement>(keys, queries, layer.HeadDim, scores, memory.FloatRows);
+            }
+            else
+            {
+                PrefetchAhead(layer.Keys, keyBytes, from, count);
+                if (Rows <= DirectRows)
+                {
+                    KeyScores.Compute<TLanes, TElement>(keys, queries, Width, scores);
+                }
+                else
+                {
+                    FloatElements.Widen<TLanes, TElement>(keys.Data, memory.Values, count * Width);
+                    KeyScores.Compute<TLanes, PanelElement>(new((byte*)memory.Values, Width * sizeof(float), count), queries, Width, scores);
+                }
+            }
+
             if (TElement.Limit != 0)
             {
                 Copy(layer.KeyScales + index, memory.KeyScales + (from - chunk), count);
@@ -226,32 +259,44 @@ internal readonly unsafe struct AttentionTile(
         where TLanes : unmanaged, ILanes<TLanes>
         where TElement : struct, IFloatElement
     {
-        // Up to four rows are one tile and read the cache directly; for more, or where a head does not fill whole vectors, F32 copies.
-        bool direct = Rows <= 4 && Width == layer.HeadDim;
+        // F32 copies, unless one tile of rows reads the cache directly: many positions at once for many rows, few that stay in L1 for few.
+        bool few = Rows <= FewRows && Width == layer.HeadDim, direct = few && Rows <= DirectRows;
         long valueBytes = (long)layer.HeadDim * TElement.Bytes;
+        int first = from; // position of the first value that is copied and not yet added
         for (int position = from; position < to;)
         {
-            byte* values = layer.Values + (Locate(position, to, out int count) * valueBytes);
+            byte* values = layer.Values + (Locate(position, few ? Math.Min(to, first + Stretch) : to, out int count) * valueBytes);
+            if (few)
+                PrefetchAhead(layer.Values, valueBytes, position, count);
             if (direct)
             {
-                int first = position - chunk;
                 WeightedValues.Accumulate<TLanes, TElement>(
-                    memory.Scores, Chunk, memory.Ranges, Rows, values, valueBytes, first, first + count, memory.Chunk.Output, Width);
-            }
-            else
-            {
-                for (int i = 0; i < count; i++)
-                    FloatElements.Widen<TLanes, TElement>(values + (i * valueBytes), memory.Values + ((position - from + i) * Width), layer.HeadDim);
+                    memory.Scores, Chunk, memory.Ranges, Rows, values, valueBytes, position - chunk, position - chunk + count, memory.Chunk.Output, Width);
+                first = position += count;
+                continue;
             }
 
+            for (int i = 0; i < count; i++)
+                FloatElements.Widen<TLanes, TElement>(values + (i * valueBytes), memory.Values + ((position - first + i) * Width), layer.HeadDim);
             position += count;
+            if (position == to || (few && position == first + Stretch))
+            {
+                WeightedValues.Accumulate<TLanes, PanelElement>(
+                    memory.Scores, Chunk, memory.Ranges, Rows, (byte*)memory.Values, Width * sizeof(float), first - chunk, position - chunk, memory.Chunk.Output, Width);
+                first = position;
+            }
         }
+    }
 
-        if (!direct)
-        {
-            WeightedValues.Accumulate<TLanes, PanelElement>(
-                memory.Scores, Chunk, memory.Ranges, Rows, (byte*)memory.Values, Width * sizeof(float), from - chunk, to - chunk, memory.Chunk.Output, Width);
-        }
+    /// <summary>Asks L2 for keys, or values, as many as there are from a position on, in the block after its own: blocks lie anywhere, so the processor does not look ahead by itself.</summary>
+    private void PrefetchAhead(byte* vectors, long vectorBytes, int position, int count)
+    {
+        int ahead = position + layer.BlockSize;
+        if (!Sse.IsSupported || ahead >= Positions.To)
+            return;
+        byte* next = vectors + (Locate(ahead, ahead + count, out _) * vectorBytes);
+        for (long i = 0; i < count * vectorBytes; i += 64)
+            Sse.Prefetch1(next + i);
     }
 
     /// <summary>The number of a position's key, and value; and how many positions follow in its block, up to a limit.</summary>

@@ -21,7 +21,7 @@ public sealed unsafe class PagedAttentionTests
         isa.SkipUnlessSupported();
         int seed = Environment.TickCount;
         Random random = new(seed);
-        foreach ((int headDim, int kvHeads, int group) in (ReadOnlySpan<(int, int, int)>)[(32, 2, 2), (64, 1, 7), (128, 2, 1), (8, 1, 5), (24, 1, 3), (72, 1, 6), (256, 1, 2), (16, 1, 100)])
+        foreach ((int headDim, int kvHeads, int group) in (ReadOnlySpan<(int, int, int)>)[(32, 2, 2), (64, 1, 7), (128, 2, 1), (8, 1, 5), (24, 1, 3), (72, 1, 6), (256, 1, 2), (48, 1, 14), (16, 1, 100)])
         {
             Cache cache = new(
                 type, random.Next(1, 3) == 1 ? 16 : random.Next(1, 40), kvHeads, headDim, sequences: 3, positions: 700, random, hasBias: type.IsQuantized && random.Next(3) != 0);
