@@ -380,12 +380,7 @@ public readonly record struct Shared(U32 Base, int Offset = 0)
     public static Shared operator +(Shared a, U32 bytes) => new(a.Base + bytes, a.Offset);
 
     /// <summary>Further on by <paramref name="index"/> times <paramref name="bytes"/>.</summary>
-    public Shared At(U32 index, int bytes) => new(a: this, index * bytes);
-
-    private Shared(Shared a, U32 bytes)
-        : this(a.Base + bytes, a.Offset)
-    {
-    }
+    public Shared At(U32 index, int bytes) => this + (index * bytes);
 
     /// <inheritdoc/>
     public override string ToString() => Offset == 0 ? $"[{Base.Operand}]" : $"[{Base.Operand}+{Offset}]";
