@@ -5,13 +5,13 @@ using Qwen.Native;
 using Qwen.Native.Device;
 using Qwen.Runtime.Backends;
 
-// Qwen.DeviceCheck FOLDER [--device N] [--only NAME,NAME] [--models A,B] [--batches N,N] [--contexts N,N]
+// Qwen.DeviceCheck FOLDER [--device N] [--only NAME,NAME] [--models A,B] [--batches N,N] [--contexts N,N] [--prefetch MIB,MIB]
 // Verifies on a real GPU what a machine without one can't, and measures. Exits with 0 if all is right, 1 if something is not, 2 for wrong
 // arguments, 3 where there is no GPU.
 string? folder = null, only = null;
 int index = 0;
 string[] models = ["synthetic:qwen2.5-0.5b:bf16", "synthetic:qwen2.5-7b:bf16", "synthetic:qwen2.5-7b:fp8", "synthetic:qwen2.5-7b:awq"];
-int[] batches = [1, 8, 32, 256], contexts = [512];
+int[] batches = [1, 8, 32, 256], contexts = [512], prefetches = [];
 for (int i = 0; i < args.Length; i++)
 {
     if (args[i] == "--device" && i + 1 < args.Length && int.TryParse(args[i + 1], NumberStyles.None, CultureInfo.InvariantCulture, out index))
@@ -24,6 +24,8 @@ for (int i = 0; i < args.Length; i++)
         batches = Numbers(args[++i]);
     else if (args[i] == "--contexts" && i + 1 < args.Length)
         contexts = Numbers(args[++i]);
+    else if (args[i] == "--prefetch" && i + 1 < args.Length)
+        prefetches = Numbers(args[++i]);
     else if (folder is null && !args[i].StartsWith('-'))
         folder = args[i];
     else
@@ -62,7 +64,7 @@ using (device)
         (Small + "bf16", KvCacheType.F16, Close), (Small + "bf16", KvCacheType.F8_E4M3, Float8Cache), (Small + "bf16", KvCacheType.Int8, Bytes), (Small + "f16", KvCacheType.BF16, Close),
         (Small + "fp8", KvCacheType.F16, Bytes), (Small + "fp8-block", KvCacheType.F16, Bytes), (Small + "awq", KvCacheType.F16, Bytes), (Small + "gptq-int8", KvCacheType.F16, Bytes),
         (Small + "q4_0", KvCacheType.F16, Bytes), (Small + "q4_k_m", KvCacheType.F16, Bytes), (Small + "q8_0", KvCacheType.F16, Bytes));
-    var speed = new NetworkRateCheck(models, batches, contexts);
+    var speed = new NetworkRateCheck(models, batches, contexts, prefetches);
 
     // In order: what later ones build on comes first, what ends the device last.
     ICheck[] checks =
@@ -89,7 +91,7 @@ return report.Failures == 0 ? 0 : 1;
 
 static int Usage()
 {
-    Console.Error.WriteLine("usage: Qwen.DeviceCheck FOLDER [--device N] [--only NAME,NAME] [--models A,B] [--batches N,N] [--contexts N,N]");
+    Console.Error.WriteLine("usage: Qwen.DeviceCheck FOLDER [--device N] [--only NAME,NAME] [--models A,B] [--batches N,N] [--contexts N,N] [--prefetch MIB,MIB]");
     return 2;
 }
 

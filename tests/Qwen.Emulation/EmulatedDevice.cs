@@ -56,6 +56,9 @@ public sealed class EmulatedDevice : IDevice
     /// <summary>The number of the last operation.</summary>
     internal long Serial { get; set; }
 
+    /// <summary>The first operation that may be under way when the next launch starts, if that overlaps.</summary>
+    internal long FirstUnfinished { get; set; }
+
     internal bool IsDisposed { get; private set; }
 
     /// <summary>Describes a device with the limits of a compute capability and 16 multiprocessors.</summary>

@@ -35,9 +35,8 @@ internal sealed unsafe class EmulatedMatmul(EmulatedDevice device, MatmulShape s
             DevicePointer row = operands.Y + ((long)t * stride * size);
             if (s.Accumulate)
                 memory.Read(row, (long)s.Outputs * size, "Matrix product, y");
-            byte* place = memory.Write(row, (long)s.Outputs * size, "Matrix product, y");
+            byte* place = memory.Write(row, (long)s.Outputs * size, "Matrix product, y", device.Serial);
             y = t == 0 ? place : y;
-            memory.Range(row, 1, "Matrix product, y").LastWriter = device.Serial;
         }
 
         float[] widened = new float[(long)s.Tokens * s.Inputs];

@@ -72,7 +72,7 @@ internal sealed unsafe class EmulatedStream(EmulatedDevice device) : IDeviceStre
         MatmulOperands copy = operands;
         Do(() =>
         {
-            device.Serial++;
+            device.FirstUnfinished = ++device.Serial;
             product.Run(copy);
         });
     }
@@ -143,15 +143,19 @@ internal sealed unsafe class EmulatedStream(EmulatedDevice device) : IDeviceStre
 
     private byte* Written(DevicePointer to, long bytes, string what)
     {
-        // A launch never overlaps a copy: between the two nothing can be missed.
-        device.Serial++;
+        // A launch never overlaps a copy: all before is done.
+        device.FirstUnfinished = ++device.Serial + 1;
         return device.Memory.Write(to, bytes, what);
     }
 
     private void Run(EmulatedFunction kernel, Dim3 grid, Dim3 block, byte[] parameters, bool overlaps)
     {
         ObjectDisposedException.ThrowIf(kernel.Module.IsDisposed, kernel.Module);
-        LaunchContext launch = new(device.Memory, grid, block, parameters, kernel.DynamicSharedBytes, device.Info.Multiprocessors, ++device.Serial, device.InstructionBudget, overlaps);
+        long serial = ++device.Serial;
+        if (!overlaps)
+            device.FirstUnfinished = serial;
+        LaunchContext launch = new(
+            device.Memory, grid, block, parameters, kernel.DynamicSharedBytes, device.Info.Multiprocessors, serial, overlaps ? device.FirstUnfinished : null, device.InstructionBudget);
         int resident = Math.Max(1, kernel.BlocksPerMultiprocessor((int)block.Count)) * device.Info.Multiprocessors;
         try
         {

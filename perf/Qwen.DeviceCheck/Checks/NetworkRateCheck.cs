@@ -9,7 +9,8 @@ namespace Qwen.DeviceCheck.Checks;
 /// <param name="models">Models.</param>
 /// <param name="batches">Sequences that are continued side by side.</param>
 /// <param name="contexts">Tokens they hold before.</param>
-internal sealed class NetworkRateCheck(string[] models, int[] batches, int[] contexts) : ICheck
+/// <param name="prefetches">MiB of weights brought into L2 beside attention, to be compared; empty for what the engine does.</param>
+internal sealed class NetworkRateCheck(string[] models, int[] batches, int[] contexts, int[] prefetches) : ICheck
 {
     private const int Steps = 40;
 
@@ -22,14 +23,22 @@ internal sealed class NetworkRateCheck(string[] models, int[] batches, int[] con
     public void Time(CheckSession session)
     {
         foreach (string model in models)
-            session.Case(model, () => Measure(session, model));
+        {
+            if (prefetches.Length == 0)
+                session.Case(model, () => Measure(session, model, new EngineOptions()));
+            foreach (int prefetch in prefetches)
+            {
+                session.Note($"{prefetch} MiB of weights prefetched:");
+                session.Case($"{model}, prefetch {prefetch}", () => Measure(session, model, new EngineOptions { PrefetchBytes = (long)prefetch << 20 }));
+            }
+        }
     }
 
-    private void Measure(CheckSession session, string path)
+    private void Measure(CheckSession session, string path, EngineOptions options)
     {
         int longest = contexts.Max() + (2 * Steps);
         long start = Stopwatch.GetTimestamp();
-        using LoadedModel model = LoadedModel.Load(path, new EngineOptions { Device = new ComputeDevice(ComputeDeviceKind.Cuda), MaxModelLength = longest, MaxSequences = batches.Max(), MaxBatchedTokens = Math.Max(8192, batches.Max()), KvCacheType = KvCacheType.F16 });
+        using LoadedModel model = LoadedModel.Load(path, options with { Device = new ComputeDevice(ComputeDeviceKind.Cuda), MaxModelLength = longest, MaxSequences = batches.Max(), MaxBatchedTokens = Math.Max(8192, batches.Max()), KvCacheType = KvCacheType.F16 });
         session.Note($"{path}: made and loaded in {Stopwatch.GetElapsedTime(start).TotalSeconds:0.0} s; {model.WeightBytesPerToken / 1e9:0.00} GB of weights; {model.BackendName}");
         foreach (int context in contexts)
         {

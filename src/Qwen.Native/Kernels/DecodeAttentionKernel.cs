@@ -12,11 +12,15 @@ namespace Qwen.Native.Kernels;
 /// and merge in order at the end; what several blocks did of one head is merged by the last of them, as <see cref="DecodeMerge"/> says. All query heads of
 /// a key and value head are the rows of one mma, so each cached byte is read once, and arithmetic stays far below the tensor cores' limit.
 /// The order of all sums follows from the lengths, the grid and nothing else.
+/// Step metadata is read before the wait for the kernel before, so no kernel may have written it in this step. Blocks that get no work
+/// bring into L2 what the products after attention begin with: memory would idle while few blocks wait for each other.
 /// </remarks>
 public sealed class DecodeAttentionKernel : Kernel
 {
     /// <summary>Warps of a block, each with a tile of its own.</summary>
     internal const int WarpCount = 4;
+
+    private const int PrefetchedAtOnce = 4096;
 
     private readonly AttentionShape _shape;
 
@@ -54,7 +58,9 @@ public sealed class DecodeAttentionKernel : Kernel
         var arguments = new AttentionArguments(k);
         Global workspace = k.Pointer("workspace");
         U32 count = k.Number("count");
-        new Emission(k, arguments, shape, workspace, count).Emit();
+        Global prefetched = k.Pointer("prefetched");
+        U32 prefetchedBytes = k.Number("prefetched_bytes");
+        new Emission(k, arguments, shape, workspace, count).Emit(prefetched, prefetchedBytes);
         return k.Build();
     }
 
@@ -68,14 +74,18 @@ public sealed class DecodeAttentionKernel : Kernel
     /// <param name="count">How many.</param>
     /// <param name="workspace">Of <see cref="WorkspaceBytes"/>.</param>
     /// <param name="bias">Of the keys, if the shape has one.</param>
+    /// <param name="prefetched">What is read next and never written, to be brought into L2 by blocks without work (from sm_90 on); aligned to 16.</param>
+    /// <param name="prefetchedBytes">Its bytes, a multiple of 16.</param>
     public void Launch(
         IDeviceStream stream, DevicePointer qkv, DevicePointer attended, in KvLayerPointers layer, in SequenceTable table, DevicePointer sequences, int count,
-        DevicePointer workspace, in KeyBiasPointers bias = default)
+        DevicePointer workspace, in KeyBiasPointers bias = default, DevicePointer prefetched = default, int prefetchedBytes = 0)
     {
         ArgumentOutOfRangeException.ThrowIfNegativeOrZero(count);
-        Span<ulong> slots = stackalloc ulong[AttentionArguments.Count + 2];
+        ArgumentOutOfRangeException.ThrowIfNegative(prefetchedBytes);
+        ArgumentOutOfRangeException.ThrowIfNotEqual(prefetchedBytes % 16, 0, nameof(prefetchedBytes));
+        Span<ulong> slots = stackalloc ulong[AttentionArguments.Count + 4];
         AttentionArguments.Of(slots, qkv, attended, layer, bias, table, sequences);
-        (slots[^2], slots[^1]) = (Argument.Of(workspace), Argument.Of(count));
+        (slots[^4], slots[^3], slots[^2], slots[^1]) = (Argument.Of(workspace), Argument.Of(count), Argument.Of(prefetched), Argument.Of(prefetchedBytes));
         Launch(stream, Blocks, slots, overlapPrevious: true);
     }
 
@@ -108,7 +118,6 @@ public sealed class DecodeAttentionKernel : Kernel
             _sharedSums = k.AllocateShared(WarpCount * SumsBytes);
             _merge = new DecodeMerge(k, shape, workspace);
             k.LetNextKernelStart(); // so that it prefetches its weights meanwhile: all blocks of this one run by then
-            k.WaitForPreviousKernel();
             _schedule = new DecodeSchedule(k, arguments, shape, RoundPositions(shape), count, k.GridX);
             _bias = shape.HasKeyBias ? new KeyBiasScores(k, arguments, shape, KvTile.Positions(shape)) : null;
         }
@@ -118,9 +127,16 @@ public sealed class DecodeAttentionKernel : Kernel
 
         private int SumsBytes => _shape.Group * SumsRowBytes;
 
-        public void Emit()
+        public void Emit(Global prefetched, U32 prefetchedBytes)
         {
             U32 round = k.Variable(_schedule.Start(k.BlockX)), end = _schedule.Start(k.BlockX + 1);
+            if (k.Target.Has(PtxFeature.BulkCopy))
+            {
+                using (k.If(round >= end, uniform: true))
+                    Prefetch(prefetched, prefetchedBytes);
+            }
+
+            k.WaitForPreviousKernel(); // all blocks: the grid must not be done before the kernel before
             k.ReturnIf(round >= end);
             using (k.While(() => round < end))
             {
@@ -140,6 +156,14 @@ public sealed class DecodeAttentionKernel : Kernel
                 Finish(place, round - place.Round, rounds.Is(place.Rounds), token);
                 k.Set(round, round + rounds);
             }
+        }
+
+        /// <summary>The blocks without work take pieces in turn, a thread a piece.</summary>
+        private void Prefetch(Global from, U32 bytes)
+        {
+            U32 busy = _schedule.BusyBlocks, idle = k.GridX - busy, pieces = (bytes + (PrefetchedAtOnce - 1)) / PrefetchedAtOnce;
+            using (k.For((k.Thread * idle) + (k.BlockX - busy), pieces, idle * k.Threads, out U32 piece))
+                k.PrefetchL2(from.At(piece, PrefetchedAtOnce), k.Min(bytes - (piece * PrefetchedAtOnce), PrefetchedAtOnce));
         }
 
         /// <summary>Rows g and g + 8 of the A operand, in the order of the tile's keys; rows past the group's are copies of its last, and not looked at.</summary>

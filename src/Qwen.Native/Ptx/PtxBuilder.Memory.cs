@@ -110,9 +110,6 @@ public sealed partial class PtxBuilder
     /// <summary>Writes a word for others to acquire.</summary>
     public void StoreRelease(Global address, U32 value) => Line($"st.release.gpu.global.u32 {address}, {value.Operand};");
 
-    /// <summary>Brings a line into L2.</summary>
-    public void PrefetchL2(Global address, Pred? when = null) => Line($"{Guard(when)}prefetch.global.L2 {address};");
-
     private U32 Atomic(string operation, string address, Operand value)
     {
         U32 result = Variable<U32>();

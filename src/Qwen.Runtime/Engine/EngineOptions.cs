@@ -1,5 +1,6 @@
 using Qwen.Native.Device;
 using Qwen.Runtime.Backends;
+using Qwen.Runtime.Backends.Cuda;
 using Qwen.Runtime.Models;
 using Qwen.Runtime.Speculation;
 
@@ -79,6 +80,9 @@ public sealed record EngineOptions
 
     /// <summary>Brings logits to the host to choose tokens, though the backend could choose them itself: for comparison.</summary>
     internal bool SamplesOnHost { get; init; }
+
+    /// <summary>Bytes of weights that a GPU may bring into L2 while attention leaves memory idle: for comparison.</summary>
+    internal long PrefetchBytes { get; init; } = CudaSettings.DefaultPrefetchBytes;
 
     /// <summary>Most rows of logits in a step: one for each sequence and each guess, and a few more for prompts whose log-probabilities are wanted.</summary>
     internal int MaxLogitRows => Math.Min(Math.Max(MaxSequences * (1 + (Speculation?.Tokens ?? 0)), 64), MaxBatchedTokens);

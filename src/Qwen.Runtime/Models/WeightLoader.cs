@@ -41,25 +41,25 @@ internal sealed class WeightLoader(Checkpoint checkpoint, ModelConfig config, IW
         string Name(string huggingFace, string gguf) => _gguf ? $"blk.{index}.{gguf}" : $"model.layers.{index}.{huggingFace}";
         VectorWeights Norm(string huggingFace, string gguf, int width) => Vector(Name(huggingFace, gguf) + ".weight", width);
         int queries = config.Heads * config.HeadDim, keys = config.KvHeads * config.HeadDim;
+        // In the order that a token reads them.
+        VectorWeights inputNorm = Norm("input_layernorm", "attn_norm", config.HiddenSize);
+        LinearWeights qkv = Linear(
+            config.HiddenSize,
+            (Name("self_attn.q_proj", "attn_q"), queries),
+            (Name("self_attn.k_proj", "attn_k"), keys),
+            (Name("self_attn.v_proj", "attn_v"), keys));
+        VectorWeights? queryNorm = config.HasQkNorm ? Norm("self_attn.q_norm", "attn_q_norm", config.HeadDim) : null;
+        VectorWeights? keyNorm = config.HasQkNorm ? Norm("self_attn.k_norm", "attn_k_norm", config.HeadDim) : null;
+        string keyBiasName = Name("self_attn.k_proj.bias", "attn_k.bias");
+        VectorWeights? keyBias = checkpoint.Tensors.ContainsKey(keyBiasName) ? Vector(keyBiasName, keys) : null;
+        LinearWeights output = Linear(queries, (Name("self_attn.o_proj", "attn_output"), config.HiddenSize));
         return new DecoderLayer
         {
-            InputNorm = Norm("input_layernorm", "attn_norm", config.HiddenSize),
-            Qkv = Linear(
-                config.HiddenSize,
-                (Name("self_attn.q_proj", "attn_q"), queries),
-                (Name("self_attn.k_proj", "attn_k"), keys),
-                (Name("self_attn.v_proj", "attn_v"), keys)),
+            InputNorm = inputNorm,
+            Qkv = qkv,
             Attention = new AttentionLayer(
-                cacheIndex,
-                config.Heads,
-                config.KvHeads,
-                config.HeadDim,
-                config.WindowOf(index),
-                config.HasQkNorm ? Norm("self_attn.q_norm", "attn_q_norm", config.HeadDim) : null,
-                config.HasQkNorm ? Norm("self_attn.k_norm", "attn_k_norm", config.HeadDim) : null,
-                config.RmsNormEpsilon,
-                checkpoint.Tensors.ContainsKey(Name("self_attn.k_proj.bias", "attn_k.bias")) ? Vector(Name("self_attn.k_proj.bias", "attn_k.bias"), keys) : null),
-            Output = Linear(queries, (Name("self_attn.o_proj", "attn_output"), config.HiddenSize)),
+                cacheIndex, config.Heads, config.KvHeads, config.HeadDim, config.WindowOf(index), queryNorm, keyNorm, config.RmsNormEpsilon, keyBias, output),
+            Output = output,
             PostAttentionNorm = Norm("post_attention_layernorm", "ffn_norm", config.HiddenSize),
             GateUp = Linear(
                 config.HiddenSize,

@@ -4,7 +4,7 @@ using Qwen.Native.Device;
 namespace Qwen.Emulation.Execution;
 
 /// <summary>A running grid: what all its blocks share.</summary>
-internal sealed class LaunchContext(GlobalMemory memory, Dim3 grid, Dim3 block, byte[] parameters, int dynamicSharedBytes, int multiprocessors, long serial, long budget, bool overlaps)
+internal sealed class LaunchContext(GlobalMemory memory, Dim3 grid, Dim3 block, byte[] parameters, int dynamicSharedBytes, int multiprocessors, long serial, long? firstUnfinished, long budget)
 {
     private long _executed;
 
@@ -24,7 +24,10 @@ internal sealed class LaunchContext(GlobalMemory memory, Dim3 grid, Dim3 block, 
     public long Serial { get; } = serial;
 
     /// <summary>Whether it was launched to overlap the one before it, so that it has to wait for that one itself.</summary>
-    public bool Overlaps { get; } = overlaps;
+    public bool Overlaps => firstUnfinished is not null;
+
+    /// <summary>The first launch that it may run beside: the one before may itself have started before the end of another.</summary>
+    public long FirstUnfinished { get; } = firstUnfinished ?? serial;
 
     public Statistics Statistics { get; } = new();
 

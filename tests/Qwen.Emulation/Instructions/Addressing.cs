@@ -68,6 +68,9 @@ internal sealed unsafe class Addressing(Source row, long offset, StateSpace spac
         };
     }
 
+    /// <summary>Checks a range that is named and not read.</summary>
+    public void Check(Warp warp, ulong address, int bytes, int lane) => _global.Check(warp, address, bytes, lane);
+
     /// <summary>A place that is read and written at once. <paramref name="alignment"/> is that of the whole access.</summary>
     public byte* Update(Warp warp, ulong address, int bytes, int lane, int alignment)
     {

@@ -97,7 +97,7 @@ internal static class AsyncInstructions
         if (d.Take("prefetch") && d.Take("L2") && d.Take("global"))
         {
             d.Expect(2);
-            return new Nothing([d.Address(0).Row, d.Read(1, PtxType.B32)], polls: false);
+            return new PrefetchBulk(d.Addressing(0, StateSpace.Global), d.Read(1, PtxType.B32));
         }
 
         if (d.TakeAny("shared::cluster", "shared::cta") is null || !d.Take("global") || !d.Take("mbarrier::complete_tx::bytes"))
@@ -267,6 +267,25 @@ internal sealed unsafe class BarrierWait(int p, Addressing at, Source phase, boo
         }
 
         warp.SetPredicate(p, done, mask);
+    }
+}
+
+/// <summary><c>cp.async.bulk.prefetch.L2</c>: moves nothing that could be seen, but the range must be there.</summary>
+internal sealed unsafe class PrefetchBulk(Addressing from, Source size) : Instruction
+{
+    public override void Execute(Warp warp, uint mask)
+    {
+        ulong* addresses = stackalloc ulong[32];
+        from.Addresses(warp, mask, addresses);
+        warp.Row(size, mask);
+        for (uint lanes = mask; lanes != 0; lanes &= lanes - 1)
+        {
+            int lane = BitOperations.TrailingZeroCount(lanes);
+            ulong bytes = warp.Lane(size, lane);
+            if (bytes % 16 != 0 || bytes is 0 or > int.MaxValue || addresses[lane] % 16 != 0)
+                warp.FaultAt(FaultKind.Misaligned, $"a bulk prefetch of {bytes} bytes: size and address are multiples of 16.", lane, addresses[lane]);
+            from.Check(warp, addresses[lane], (int)bytes, lane);
+        }
     }
 }
 

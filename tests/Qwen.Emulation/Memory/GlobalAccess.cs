@@ -10,9 +10,9 @@ internal sealed unsafe class GlobalAccess
     public byte* Read(Warp warp, ulong address, int bytes, int lane)
     {
         Allocation allocation = Find(warp, address, bytes, lane);
-        if (!warp.GridWaited && allocation.LastWriter >= warp.Block.Launch.Serial - 1 && allocation.LastWriter > 0)
-            warp.FaultAt(FaultKind.MissingGridWait, "memory that the previous launch may still write is read before griddepcontrol.wait.", lane, address);
         long at = (long)(address - allocation.Start);
+        if (!warp.GridWaited && MayBeWritten(warp.Block.Launch, allocation.Writers[at / 256]))
+            warp.FaultAt(FaultKind.MissingGridWait, "memory that a launch before may still write is read before griddepcontrol.wait.", lane, address);
         byte* written = allocation.Written + at;
         bool all = bytes switch
         {
@@ -39,13 +39,19 @@ internal sealed unsafe class GlobalAccess
             warp.FaultAt(FaultKind.ReadOnly, "constant memory is written.", lane, address);
         if (!warp.GridWaited)
             warp.FaultAt(FaultKind.MissingGridWait, "global memory is written before griddepcontrol.wait, while the previous launch may still use it.", lane, address);
-        allocation.LastWriter = warp.Block.Launch.Serial;
         long at = (long)(address - allocation.Start);
+        allocation.Writers[at / 256] = warp.Block.Launch.Serial;
         byte* written = allocation.Written + at;
         for (int i = 0; i < bytes; i++)
             written[i] = 1;
         return allocation.Data + at;
     }
+
+    /// <summary>Checks a range that is named and not read.</summary>
+    public void Check(Warp warp, ulong address, int bytes, int lane) => Find(warp, address, bytes, lane);
+
+    // What the launch itself wrote is another matter.
+    private static bool MayBeWritten(Execution.LaunchContext launch, long writer) => writer > 0 && writer >= launch.FirstUnfinished && writer != launch.Serial;
 
     private Allocation Find(Warp warp, ulong address, int bytes, int lane)
     {

@@ -13,8 +13,8 @@ internal sealed unsafe class Allocation(ulong start, long bytes, bool readOnly)
     /// <summary>Whether kernels only read it: constants.</summary>
     public bool IsReadOnly { get; } = readOnly;
 
-    /// <summary>The launch that wrote it last. Of interest to a launch that overlaps the one before it.</summary>
-    public long LastWriter { get; set; }
+    /// <summary>The launch that wrote each 256 bytes last; 0 for the host and copies. Of interest to a launch that overlaps others.</summary>
+    public long[] Writers { get; } = new long[(bytes + 255) / 256];
 
     public byte* Data { get; private set; } = (byte*)NativeMemory.AllocZeroed((nuint)bytes + 64);
 
@@ -129,11 +129,12 @@ internal sealed unsafe class GlobalMemory(long capacity) : IDisposable
 
     /// <summary>A range that is written.</summary>
     /// <exception cref="DeviceException">It is not in one allocation.</exception>
-    public byte* Write(DevicePointer pointer, long bytes, string what)
+    public byte* Write(DevicePointer pointer, long bytes, string what, long writer = 0)
     {
         Allocation allocation = Range(pointer, bytes, what);
         long at = (long)(pointer.Address - allocation.Start);
         NativeMemory.Fill(allocation.Written + at, (nuint)bytes, 1);
+        allocation.Writers.AsSpan((int)(at / 256), (int)((at + bytes + 255) / 256) - (int)(at / 256)).Fill(writer);
         return allocation.Data + at;
     }
 

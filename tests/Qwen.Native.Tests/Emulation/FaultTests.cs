@@ -122,6 +122,13 @@ public sealed class FaultTests
             Machine.Text(Address + "st.global.u32 [%rd1], 2; ret;", "out"), 1, 32, 0, overlap: true, [Argument.Of(data.Pointer)]));
         Assert.Equal(FaultKind.MissingGridWait, write.Kind);
 
+        // The launch between may have started, and let another start, before the first was done.
+        DeviceBuffer other = machine.Buffer(128);
+        machine.Launch(Machine.Text("griddepcontrol.launch_dependents; griddepcontrol.wait;" + Address + "st.global.u32 [%rd1], 1; ret;", "out"), 1, 32, 0, overlap: true, [Argument.Of(other.Pointer)]);
+        DeviceFaultException late = Assert.Throws<DeviceFaultException>(() => machine.Launch(
+            Machine.Text(Address + "ld.global.u32 %r1, [%rd1]; ret;", "out"), 1, 32, 0, overlap: true, [Argument.Of(data.Pointer)]));
+        Assert.Equal(FaultKind.MissingGridWait, late.Kind);
+
         // What the previous launch did not write, such as weights, may be read at once.
         DeviceBuffer weights = machine.Buffer<uint>(new uint[32]);
         machine.Launch(Machine.Text(Address + "ld.global.u32 %r1, [%rd1]; ret;", "out"), 1, 32, 0, overlap: true, [Argument.Of(weights.Pointer)]);

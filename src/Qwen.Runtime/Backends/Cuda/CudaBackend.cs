@@ -148,7 +148,12 @@ internal sealed unsafe class CudaBackend : IBackend
         KvLayerPointers cache = _cache.Layer(layer.Layer);
         KeyBiasPointers bias = shape.HasKeyBias ? new KeyBiasPointers(Pointer(layer.KeyBias), _cache.RopeTable) : default;
         if (_step.DecodingCount > 0)
-            _ops!.Decode(shape).Launch(_ops.Stream, Pointer(qkv), Pointer(attended), cache, _step.Sequences, _step.Decoding, _step.DecodingCount, _attention, bias);
+        {
+            DevicePointer next = ((CudaLinear)layer.Output).Start;
+            _ops!.Decode(shape).Launch(
+                _ops.Stream, Pointer(qkv), Pointer(attended), cache, _step.Sequences, _step.Decoding, _step.DecodingCount, _attention, bias, next, PrefetchBytes(next));
+        }
+
         if (_step.PrefillingCount > 0)
             _ops!.Prefill(shape).Launch(_ops.Stream, Pointer(qkv), Pointer(attended), cache, _step.Sequences, _step.Prefilling, _step.PrefillingCount, _step.LongestChunk, bias);
     }
@@ -222,6 +227,10 @@ internal sealed unsafe class CudaBackend : IBackend
 
     /// <summary>What is known only when all weights are: room for inputs in another form, for the sums of packed products, and for unpacked weights.</summary>
     private long[] Late => [_loader.InputBytes, _loader.HasPacked ? PackedGemmKernel.MostWorkspaceBytes(_device.Info.Multiprocessors) : 0, _loader.UnpackedBytes];
+
+    // Of the weights from the next on, which lie in the order that a token reads them. What attention itself reads shall stay in L2, too.
+    private int PrefetchBytes(DevicePointer next) =>
+        (int)Math.Min(Math.Min(_settings.PrefetchBytes, _device.Info.L2Bytes / 2), _weights.From(next)) & -16;
 
     private AttentionShape ShapeOf(AttentionLayer layer)
     {

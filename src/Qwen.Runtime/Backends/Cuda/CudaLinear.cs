@@ -11,6 +11,9 @@ namespace Qwen.Runtime.Backends.Cuda;
 /// <param name="biases">Their biases.</param>
 internal abstract class CudaLinear(int inputs, int outputs, CudaBias biases) : LinearWeights(inputs, outputs)
 {
+    /// <summary>Where the weights begin. Behind them lie those that were loaded next.</summary>
+    public abstract DevicePointer Start { get; }
+
     /// <summary>The biases.</summary>
     protected CudaBias Biases { get; } = biases;
 
@@ -100,6 +103,8 @@ internal sealed class DenseLinear(int inputs, int outputs, DevicePointer weights
 {
     public override long ByteCount => (long)Inputs * Outputs * sizeof(ushort);
 
+    public override DevicePointer Start => Weights;
+
     /// <summary>[Outputs, Inputs].</summary>
     public DevicePointer Weights { get; } = weights;
 
@@ -157,6 +162,8 @@ internal sealed class Float8Linear : CudaLinear
     }
 
     public override long ByteCount => (long)Inputs * Outputs;
+
+    public override DevicePointer Start => _codes;
 
     /// <summary>Takes matrices of 8-bit floats that the library multiplies by on this device; null for others.</summary>
     public static unsafe Float8Linear? TryLoad(CudaLoader loader, IReadOnlyList<StoredMatrix> matrices, CudaBias biases)

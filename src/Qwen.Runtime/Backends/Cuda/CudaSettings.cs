@@ -13,8 +13,13 @@ namespace Qwen.Runtime.Backends.Cuda;
 /// <param name="MaxSequences">Most sequences in a step.</param>
 /// <param name="MaxPositions">Longest sequence.</param>
 /// <param name="BlockSize">Tokens of a block of the KV cache.</param>
-internal sealed record CudaSettings(ModelConfig Config, ElementType Type, int MaxTokens, int MaxSequences, int MaxPositions, int BlockSize)
+/// <param name="PrefetchBytes">Bytes of weights, at most, that are brought into L2 while attention leaves memory idle.</param>
+internal sealed record CudaSettings(
+    ModelConfig Config, ElementType Type, int MaxTokens, int MaxSequences, int MaxPositions, int BlockSize, long PrefetchBytes = CudaSettings.DefaultPrefetchBytes)
 {
+    /// <summary>What an H200 reads in about 6 us.</summary>
+    public const long DefaultPrefetchBytes = 24 << 20;
+
     /// <summary>Rows of activations: padding included, and a multiple of 8.</summary>
     public int Rows => (Math.Max(MaxTokens, MaxSequences) + 7) / 8 * 8;
 
@@ -45,7 +50,7 @@ internal sealed record CudaSettings(ModelConfig Config, ElementType Type, int Ma
         bool isFloat16 = options.GpuPrecision == GpuPrecision.Auto
             ? checkpoint.Tensors.Values.Any(t => t.Type == TensorType.F16) && !checkpoint.Tensors.Values.Any(t => t.Type == TensorType.BF16)
             : options.GpuPrecision == GpuPrecision.Float16;
-        return new CudaSettings(config, isFloat16 ? ElementType.F16 : ElementType.BF16, options.MaxBatchedTokens, options.MaxSequences, maxPositions, options.BlockSize);
+        return new CudaSettings(config, isFloat16 ? ElementType.F16 : ElementType.BF16, options.MaxBatchedTokens, options.MaxSequences, maxPositions, options.BlockSize, options.PrefetchBytes);
     }
 }
 
