@@ -70,7 +70,7 @@ using (device)
     ICheck[] checks =
     [
         new BandwidthCheck(), new MemoryCheck(), new LaunchCheck(), new GraphCheck(), new MatmulCheck(), new MatmulRateCheck(), new DenseGemvCheck(),
-        new KernelCompileCheck(), new RowKernelsCheck(), new SamplingKernelsCheck(), new AttentionCheck(), new PackedCheck(),
+        new WarpGroupCheck(), new KernelCompileCheck(), new RowKernelsCheck(), new SamplingKernelsCheck(), new AttentionCheck(), new PackedCheck(),
         network, new AnswersCheck(), speed, new FaultCheck(),
     ];
     using var session = new CheckSession(device, report);

@@ -15,7 +15,7 @@ internal sealed class EmulatedModule : IDeviceModule
     {
         Device = device;
         PtxModule module = Parser.Parse(ptx);
-        int capability = Targets.Check(module, device.Info);
+        (int capability, bool isSpecific) = Targets.Check(module, device.Info);
         Dictionary<string, ulong> symbols = [];
         try
         {
@@ -27,7 +27,7 @@ internal sealed class EmulatedModule : IDeviceModule
 
             foreach (PtxEntry entry in module.Entries)
             {
-                entry.Instructions.ForEach(i => Targets.Check(i, module.Version, capability));
+                entry.Instructions.ForEach(i => Targets.Check(i, module.Version, capability, isSpecific));
                 EntryProgram program = new(entry, symbols, module.Variables.Where(v => v.Space == StateSpace.Shared));
                 if (!_entries.TryAdd(entry.Name, program))
                     throw new PtxException(entry.Line, "", $"the entry {entry.Name} is there twice.");

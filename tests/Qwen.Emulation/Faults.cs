@@ -26,6 +26,12 @@ public enum FaultKind
     /// <summary>A read or write of the destination of an asynchronous copy that was not waited for.</summary>
     PendingCopy,
 
+    /// <summary>A register of an asynchronous product touched before it was waited for, or a warp that ends without waiting.</summary>
+    PendingProduct,
+
+    /// <summary>Tensor cores read shared memory that a thread wrote without <c>fence.proxy.async</c> behind.</summary>
+    MissingProxyFence,
+
     /// <summary>A barrier that not all its threads reach.</summary>
     DivergentBarrier,
 

@@ -1,3 +1,4 @@
+using Qwen.Emulation.Instructions;
 using Qwen.Emulation.Memory;
 using Qwen.Emulation.Programs;
 using Qwen.Native.Device;
@@ -10,6 +11,7 @@ internal sealed class Block : IDisposable
     private const int Slice = 8192;
     private readonly Warp[] _warps;
     private readonly Barrier[] _barriers = new Barrier[16];
+    private readonly List<WarpgroupMultiply.Pending>[] _products;
     private long _counted;
 
     public Block(EntryProgram program, int threads, int sharedBytes)
@@ -22,6 +24,7 @@ internal sealed class Block : IDisposable
         _warps = new Warp[(threads + 31) / 32];
         for (int i = 0; i < _warps.Length; i++)
             _warps[i] = new Warp(this, i, program);
+        _products = [.. Enumerable.Range(0, (_warps.Length + 3) / 4).Select(_ => new List<WarpgroupMultiply.Pending>())];
     }
 
     public EntryProgram Program { get; }
@@ -53,6 +56,8 @@ internal sealed class Block : IDisposable
         TransactionBarriers.Clear();
         foreach (Barrier barrier in _barriers)
             barrier.Clear();
+        foreach (List<WarpgroupMultiply.Pending> products in _products)
+            products.Clear();
         for (int i = 0; i < _warps.Length; i++)
         {
             int lanes = Math.Min(32, Threads - (i * 32));
@@ -88,6 +93,7 @@ internal sealed class Block : IDisposable
             _counted = executed;
             if (!left)
             {
+                CheckProducts();
                 Launch.Statistics.Add(0, 0, BytesLoaded, BytesStored, Shared.Wavefronts, Shared.Conflicts);
                 return true;
             }
@@ -130,11 +136,33 @@ internal sealed class Block : IDisposable
         barrier.Clear();
     }
 
+    /// <summary>A warp begins a product, the number-th of its own: that of each warp of the group must be the same.</summary>
+    public void Issue(Warp warp, int number, WarpgroupMultiply.Pending product)
+    {
+        List<WarpgroupMultiply.Pending> products = _products[warp.Index / 4];
+        if (number == products.Count)
+            products.Add(product);
+        else if (!products[number].IsLike(product))
+            warp.Fault(FaultKind.Misuse, $"another warp of the group has a different product here: that in line {products[number].Instruction.Line}, or with another descriptor.", 0, null);
+    }
+
+    /// <summary>Up to which segment a warp's writes are seen by tensor cores and copy engine.</summary>
+    public uint Fenced(int warp) => _warps[warp].Fenced;
+
     public void Dispose()
     {
         foreach (Warp warp in _warps)
             warp.Dispose();
         Shared.Dispose();
+    }
+
+    private void CheckProducts()
+    {
+        foreach (Warp warp in _warps)
+        {
+            if (warp.Products.Issued != _products[warp.Index / 4].Count)
+                warp.Fault(FaultKind.Misuse, $"the warp took part in {warp.Products.Issued} of the {_products[warp.Index / 4].Count} products of its group.", 0, null);
+        }
     }
 
     private void FaultStuck()

@@ -38,6 +38,7 @@ internal sealed unsafe class TransactionBarrier(int expected)
     {
         foreach ((Warp warp, nint to, nint from, int bytes) in _copies)
         {
+            warp.Block.Shared.BeginEngine(warp);
             new ReadOnlySpan<byte>((void*)from, bytes).CopyTo(new Span<byte>((void*)to, bytes));
             warp.Block.Shared.Complete(warp, (byte*)to, bytes);
             warp.Block.Shared.Release(warp, _gathered);

@@ -37,6 +37,7 @@ internal sealed unsafe class Warp : IDisposable
         (Block, Index, _program) = (block, index, program);
         RegisterLayout layout = program.Layout;
         int masks = ((layout.Slots + (2 * layout.PredicateCount)) * sizeof(uint)) + 64;
+        Products = new WarpgroupProducts(this, layout);
         _memory = NativeMemory.AlignedAlloc((nuint)(layout.Bytes + masks), 64);
         Registers = (byte*)_memory;
         Written = (uint*)(Registers + layout.Bytes);
@@ -81,6 +82,8 @@ internal sealed unsafe class Warp : IDisposable
 
     public AsyncCopies Copies { get; } = new();
 
+    public WarpgroupProducts Products { get; }
+
     /// <summary>Whether <c>griddepcontrol.wait</c> was passed.</summary>
     public bool GridWaited { get; set; }
 
@@ -88,6 +91,9 @@ internal sealed unsafe class Warp : IDisposable
     public uint[] Known { get; } = new uint[32];
 
     public uint Segment { get; set; }
+
+    /// <summary>Up to which of its segments <c>fence.proxy.async</c> has shown its writes to tensor cores and copy engine.</summary>
+    public uint Fenced { get; set; }
 
     public void Start(uint lanes, uint segment)
     {
@@ -114,6 +120,8 @@ internal sealed unsafe class Warp : IDisposable
         State = WarpState.Ready;
         GridWaited = !Block.Launch.Overlaps;
         Copies.Clear();
+        Products.Clear();
+        Fenced = segment - 1;
         Segment = segment;
         Array.Fill(Known, segment - 1);
         _depth = 1;
@@ -137,6 +145,8 @@ internal sealed unsafe class Warp : IDisposable
                     Executed += slice - left;
                     if (Copies.Pending)
                         Fault(FaultKind.PendingCopy, "the warp ends with asynchronous copies that were not waited for.", 0, null);
+                    if (Products.Pending)
+                        Fault(FaultKind.PendingProduct, "the warp ends with products that were not waited for.", 0, null);
                     return;
                 }
 
@@ -297,5 +307,5 @@ internal sealed unsafe class Warp : IDisposable
     }
 
     private void FaultUnwritten(Source source, uint mask) =>
-        Fault(FaultKind.UnwrittenRegister, "a register is read that the thread has not written.", mask & ~Written[source.Slot], null);
+        Fault(Products.IsUnderWay(source) ? FaultKind.PendingProduct : FaultKind.UnwrittenRegister, "a register is read that the thread has not written.", mask & ~Written[source.Slot], null);
 }

@@ -83,6 +83,16 @@ internal sealed unsafe class WarpBarrier(Source members) : Instruction
     }
 }
 
+/// <summary><c>fence.proxy.async</c>: what all lanes wrote to shared memory is seen by tensor cores and copy engine, where all execute it.</summary>
+internal sealed class ProxyFence : Instruction
+{
+    public override void Execute(Warp warp, uint mask)
+    {
+        if (mask == warp.Live)
+            warp.Block.Shared.FenceProxy(warp);
+    }
+}
+
 /// <summary><c>griddepcontrol.wait</c>: from here on the previous launch is complete.</summary>
 internal sealed class GridWait : Instruction
 {
@@ -127,11 +137,14 @@ internal static class Control
     {
         d.TakeAny("sc", "acq_rel", "acquire", "release");
         bool known = d.TakeAny("cta", "gpu", "gl", "sys", "cluster") is not null;
-        known |= d.Take("proxy") && d.TakeAny("async", "alias") is not null;
+        bool isProxy = d.Take("proxy") && d.Take("async");
+        known |= isProxy;
         known |= d.Take("mbarrier_init");
         d.TakeAny("cluster", "cta", "gpu", "sys");
         d.TakeAny("global", "shared::cta", "shared::cluster", "async::generic");
         d.Expect(0);
+        if (isProxy)
+            return new ProxyFence();
         return known ? new Nothing([], polls: false) : throw d.Error("the fence has no scope.");
     }
 

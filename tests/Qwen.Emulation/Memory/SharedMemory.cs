@@ -23,6 +23,7 @@ internal sealed unsafe class SharedMemory : IDisposable
     private readonly byte* _data;
     private readonly uint* _writers;
     private readonly uint* _readers;
+    private readonly HashSet<uint> _engine = []; // segments in which the copy engine wrote for a warp
     private uint _segment = 1;
     private uint _oldest;
 
@@ -53,6 +54,7 @@ internal sealed unsafe class SharedMemory : IDisposable
         }
 
         (Wavefronts, Conflicts) = (0, 0);
+        _engine.Clear();
         _segment += 2;
         _oldest = _segment << 6;
         return _segment;
@@ -86,6 +88,36 @@ internal sealed unsafe class SharedMemory : IDisposable
         }
 
         return _data + address;
+    }
+
+    /// <summary>Sixteen bytes that the tensor cores read: who wrote them as a thread has said so by <c>fence.proxy.async</c>.</summary>
+    public byte* ReadAsync(Warp warp, ulong address)
+    {
+        byte* place = Read(warp, address, 16, 0);
+        uint* writers = _writers + address;
+        int different = Same16(writers, *writers) ? 1 : 16;
+        for (int i = 0; i < different; i++)
+        {
+            uint other = (writers[i] & 63) - 1, segment = writers[i] >> 6;
+            if (other < 32 && segment > warp.Block.Fenced((int)other) && !_engine.Contains(segment))
+                warp.Fault(FaultKind.MissingProxyFence, $"tensor cores read shared memory that {Name(writers[i])} written without fence.proxy.async behind.", 0, address + (ulong)i);
+        }
+
+        return place;
+    }
+
+    /// <summary>What the warp wrote so far is seen by tensor cores and copy engine once it is ordered.</summary>
+    public void FenceProxy(Warp warp)
+    {
+        warp.Fenced = warp.Segment;
+        warp.Segment = ++_segment;
+    }
+
+    /// <summary>The copy engine writes for a warp, from now on until its next segment begins.</summary>
+    public void BeginEngine(Warp warp)
+    {
+        warp.Segment = ++_segment;
+        _engine.Add(warp.Segment);
     }
 
     /// <summary>A place for a write, all of whose bytes nobody uses in between.</summary>

@@ -74,6 +74,8 @@ internal static class InstructionSet
         ["stmatrix"] = MatrixMoves.Store,
         ["movmatrix"] = MatrixMoves.Transpose,
         ["mma"] = MatrixMultiply.Decode,
+        ["wgmma"] = WarpgroupMultiply.Decode,
+        ["setmaxnreg"] = WarpgroupMultiply.SetRegisters,
         ["shfl"] = WarpInstructions.Shuffle,
         ["vote"] = WarpInstructions.Vote,
         ["match"] = WarpInstructions.Match,

@@ -8,6 +8,9 @@ internal readonly record struct Source(int Offset, int Slot, int Bits);
 /// <summary>Where an instruction leaves a result; a negative offset for nowhere.</summary>
 internal readonly record struct Target(int Offset, int Slot, int Bits);
 
+/// <summary>A register of a <c>wgmma</c> product: its row, and its number among all such.</summary>
+internal readonly record struct ProductRow(Source Row, int Index);
+
 /// <summary>A predicate to read: its index and whether it is negated. A negative index is the constant true.</summary>
 internal readonly record struct PredicateSource(int Index, bool Negated);
 
@@ -30,6 +33,9 @@ internal sealed class RegisterLayout
     public int Bytes { get; private set; }
 
     public int Slots { get; private set; }
+
+    /// <summary>Registers that <c>wgmma</c> products use.</summary>
+    public List<Source> Products { get; } = [];
 
     public int PredicateCount => _predicates.Count;
 
@@ -71,6 +77,19 @@ internal sealed class RegisterLayout
         if (!_predicates.TryGetValue(register, out int index))
             _predicates.Add(register, index = _predicates.Count);
         return index;
+    }
+
+    /// <summary>Notes that a <c>wgmma</c> product uses a register.</summary>
+    public ProductRow Product(Source row)
+    {
+        int index = Products.IndexOf(row);
+        if (index < 0)
+        {
+            index = Products.Count;
+            Products.Add(row);
+        }
+
+        return new(row, index);
     }
 
     private Source Add(int bits)

@@ -6,8 +6,8 @@ namespace Qwen.Emulation.Programs;
 /// <summary>What a driver checks before it compiles: the PTX version and the target of the text, and that they have the instructions used.</summary>
 internal static class Targets
 {
-    /// <summary>Checks a module; the compute capability that its text is for.</summary>
-    public static int Check(PtxModule module, DeviceInfo device)
+    /// <summary>Checks a module; the compute capability that its text is for, and whether for that alone.</summary>
+    public static (int Capability, bool IsSpecific) Check(PtxModule module, DeviceInfo device)
     {
         if (module.Version > device.PtxVersion)
         {
@@ -30,12 +30,14 @@ internal static class Targets
         };
         if (module.Version < least)
             throw new PtxException(1, $".target {target}", $"the target needs PTX {least / 10}.{least % 10}.");
-        return capability;
+        return (capability, specific);
     }
 
     /// <summary>Checks that the text's version and target have an instruction (PTX ISA, release notes; as ptxas 11.8 and nvPTXCompiler 12.2 refuse it).</summary>
-    public static void Check(PtxInstruction instruction, int version, int capability)
+    public static void Check(PtxInstruction instruction, int version, int capability, bool isSpecific)
     {
+        if (!isSpecific && (instruction.Opcode.StartsWith("wgmma.", StringComparison.Ordinal) || instruction.Opcode.StartsWith("setmaxnreg.", StringComparison.Ordinal)))
+            throw new PtxException(instruction.Line, instruction.Text, "the instruction needs a target of one architecture alone, sm_90a.");
         (int needsVersion, int needsCapability) = Needs(instruction.Opcode.Split('.'), capability);
         if (version < needsVersion || capability < needsCapability)
         {
@@ -65,6 +67,7 @@ internal static class Targets
             case "cp" when opcode.Contains("bulk"):
             case "fence" when opcode.Contains("proxy") || opcode.Contains("mbarrier_init"):
             case "elect":
+            case "wgmma" or "setmaxnreg":
                 return (80, 90);
             case "mbarrier" when opcode.Contains("try_wait"):
                 return (78, 90);
