@@ -8,12 +8,24 @@ namespace Qwen.DeviceCheck;
 /// <summary>What checks work with: a device, a stream, and the report.</summary>
 internal sealed unsafe class CheckSession(IDevice device, Report report) : IDisposable
 {
+    private readonly Dictionary<ElementType, double> _operationRates = [];
+    private double? _copyBandwidth;
+
     public IDevice Device { get; } = device;
 
     public IDeviceStream Stream { get; } = device.CreateStream();
 
-    /// <summary>Measured bytes a second, read and written, of a large copy; the bound of what is held back by memory. Set by the first check.</summary>
-    public double CopyBandwidth { get; set; }
+    /// <summary>Measured bytes a second, read and written, of a large copy: the bound of what is held back by memory.</summary>
+    public double CopyBandwidth => _copyBandwidth ??= Native.Device.CopyBandwidth.Measure(Device);
+
+    /// <summary>Measured operations a second of the matrix library on large squares of a type: the bound of what is held back by arithmetic.</summary>
+    public double OperationRate(ElementType type)
+    {
+        if (_operationRates.TryGetValue(type, out double rate))
+            return rate;
+        MatmulShape shape = type != ElementType.E4M3 ? LibraryProduct.Square(type) : LibraryProduct.Square(type, MatmulScale.Tensor, MatmulScale.Tensor);
+        return _operationRates[type] = LibraryProduct.Operations(shape) / LibraryProduct.Seconds(this, shape);
+    }
 
     /// <summary>Runs a check whole. Whatever goes wrong is reported.</summary>
     /// <returns>False where the device is lost and nothing more can run.</returns>

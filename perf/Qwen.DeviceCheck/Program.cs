@@ -11,7 +11,7 @@ using Qwen.Runtime.Backends;
 string? folder = null, only = null;
 int index = 0;
 string[] models = ["synthetic:qwen2.5-0.5b:bf16", "synthetic:qwen2.5-7b:bf16", "synthetic:qwen2.5-7b:fp8", "synthetic:qwen2.5-7b:awq"];
-int[] batches = [1, 8, 32, 256], contexts = [512], prefetches = [];
+int[] batches = [1, 8, 32, 256], contexts = [512, 8192], prefetches = [];
 for (int i = 0; i < args.Length; i++)
 {
     if (args[i] == "--device" && i + 1 < args.Length && int.TryParse(args[i + 1], NumberStyles.None, CultureInfo.InvariantCulture, out index))
@@ -65,13 +65,15 @@ using (device)
         (Small + "fp8", KvCacheType.F16, Bytes), (Small + "fp8-block", KvCacheType.F16, Bytes), (Small + "awq", KvCacheType.F16, Bytes), (Small + "gptq-int8", KvCacheType.F16, Bytes),
         (Small + "q4_0", KvCacheType.F16, Bytes), (Small + "q4_k_m", KvCacheType.F16, Bytes), (Small + "q8_0", KvCacheType.F16, Bytes));
     var speed = new NetworkRateCheck(models, batches, contexts, prefetches);
+    var memory = new NetworkMemoryCheck("synthetic:qwen2.5-1.5b:bf16", "synthetic:qwen2.5-1.5b:fp8", "synthetic:qwen2.5-1.5b:awq");
+    var load = new LoadCheck("synthetic:qwen2.5-7b:bf16", "synthetic:qwen2.5-1.5b:f32", "synthetic:qwen2.5-1.5b:awq", "synthetic:qwen2.5-1.5b:q4_k_m");
 
     // In order: what later ones build on comes first, what ends the device last.
     ICheck[] checks =
     [
         new BandwidthCheck(), new MemoryCheck(), new LaunchCheck(), new GraphCheck(), new MatmulCheck(), new MatmulRateCheck(), new DenseGemvCheck(),
         new WarpGroupCheck(), new KernelCompileCheck(), new RowKernelsCheck(), new SamplingKernelsCheck(), new AttentionCheck(), new PackedCheck(),
-        network, new AnswersCheck(), speed, new FaultCheck(),
+        network, new AnswersCheck(), memory, load, speed, new FaultCheck(),
     ];
     using var session = new CheckSession(device, report);
     foreach (ICheck check in checks.Where(c => only is null || only.Split(',').Contains(c.Name, StringComparer.OrdinalIgnoreCase)))

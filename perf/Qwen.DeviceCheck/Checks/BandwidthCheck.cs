@@ -11,7 +11,6 @@ internal sealed unsafe class BandwidthCheck : ICheck
 
     public void Verify(CheckSession session)
     {
-        session.CopyBandwidth = CopyBandwidth.Measure(session.Device);
         CheckSession.True(session.CopyBandwidth is > 1e10 and < 1e14, $"a copy rate of {session.CopyBandwidth:E2} bytes a second is none");
     }
 

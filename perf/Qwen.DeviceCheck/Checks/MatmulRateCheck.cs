@@ -5,8 +5,6 @@ namespace Qwen.DeviceCheck.Checks;
 /// <summary>How fast the library multiplies: large squares, which arithmetic bounds, and few tokens, which memory bounds.</summary>
 internal sealed class MatmulRateCheck : ICheck
 {
-    private const int Large = 8192;
-
     private static readonly (ElementType Type, MatmulScale Weights, MatmulScale Activations)[] Kinds =
     [
         (ElementType.BF16, MatmulScale.None, MatmulScale.None),
@@ -26,9 +24,9 @@ internal sealed class MatmulRateCheck : ICheck
     {
         foreach ((ElementType type, MatmulScale weights, MatmulScale activations) in Kinds)
         {
-            foreach (int tokens in (int[])[1, 4, 16, 64, 256, 1024, Large])
+            foreach (int tokens in (int[])[1, 4, 16, 64, 256, 1024, 8192])
             {
-                var shape = new MatmulShape(tokens, Large, Large, type, type, type == ElementType.E4M3 ? ElementType.BF16 : type, WeightScale: weights, ActivationScale: activations);
+                MatmulShape shape = LibraryProduct.Square(type, weights, activations, tokens);
                 if (session.Device.Supports(shape))
                     session.Case($"{type} {weights}, {tokens} tokens", () => Rate(session, shape));
             }
@@ -37,30 +35,10 @@ internal sealed class MatmulRateCheck : ICheck
 
     private static void Rate(CheckSession session, MatmulShape shape)
     {
-        using DeviceBuffer x = Random(session, shape.Activations, (long)shape.Tokens * shape.Inputs), w = Random(session, shape.Weights, (long)shape.Outputs * shape.Inputs);
-        using DeviceBuffer y = session.Device.Allocate((long)shape.Tokens * shape.Outputs * shape.Result.Bytes());
-        using DeviceBuffer scales = session.Upload<float>([.. Enumerable.Repeat(1f, Large * (Large / 128))]);
-        using IMatmul matmul = session.Device.CreateMatmul(shape);
-        DevicePointer scale = shape.WeightScale == MatmulScale.None ? default : scales.Pointer;
-        var operands = new MatmulOperands(x.Pointer, w.Pointer, y.Pointer, XScale: scale, WScale: scale);
-        double seconds = session.Seconds(() => session.Stream.Matmul(matmul, operands), repeats: shape.Tokens >= 1024 ? 9 : 31);
-        double multiplications = 2.0 * shape.Tokens * shape.Outputs * shape.Inputs;
+        double seconds = LibraryProduct.Seconds(session, shape);
         string name = $"{shape.Weights} {shape.WeightScale} x {shape.ActivationScale}, {shape.Tokens} x {shape.Outputs} x {shape.Inputs}";
-        session.Measure(name, multiplications / seconds / 1e12, "TFLOP/s");
+        session.Measure(name, LibraryProduct.Operations(shape) / seconds / 1e12, "TFLOP/s");
         if (shape.Tokens <= 64) // weights of 64 MiB and more: larger than the caches of today's devices
-            session.Measure(name, w.ByteCount / seconds / 1e9, "GB/s", session.CopyBandwidth / 1e9);
-    }
-
-    /// <summary>Random values, since zeros draw less power and run faster: a random megabyte over and over.</summary>
-    private static DeviceBuffer Random(CheckSession session, ElementType type, long count)
-    {
-        long bytes = count * type.Bytes();
-        byte[] some = SmallFloats.Random(new Random(5), type, (int)Math.Min(count, 1 << 20)).Bytes;
-        DeviceBuffer buffer = session.Device.Allocate(bytes);
-        using DeviceBuffer block = session.Upload<byte>(some);
-        for (long at = 0; at < bytes; at += some.Length)
-            session.Stream.Copy(buffer.Pointer + at, block.Pointer, Math.Min(some.Length, bytes - at));
-        session.Stream.Synchronize();
-        return buffer;
+            session.Measure(name, (double)shape.Outputs * shape.Inputs * shape.Weights.Bytes() / seconds / 1e9, "GB/s", session.CopyBandwidth / 1e9);
     }
 }

@@ -21,9 +21,12 @@ public abstract class LogitSampler : IDisposable
     /// <returns>False if what the sampler asks for can't be done here.</returns>
     public abstract bool TryAdd(int row, Sampler? sampler, ReadOnlySpan<int> drafted);
 
-    /// <summary>Chooses the tokens of the rows added, once all ops before are done, and waits for them. Their logits may be changed.</summary>
+    /// <summary>Has the tokens of the rows added chosen, once all ops before are done. Their logits may be changed.</summary>
     /// <param name="vocabulary">The first so many logits of a row are those of tokens.</param>
     public abstract void Run(int vocabulary);
+
+    /// <summary>Waits for them. Until then <see cref="Run"/> has only put the work on its way: what the host does meanwhile costs no time.</summary>
+    public abstract void Wait();
 
     /// <summary>The token chosen for a row; null if it was not added.</summary>
     /// <exception cref="NonFiniteLogitException">A logit of the row is NaN or plus infinity, or all are minus infinity.</exception>

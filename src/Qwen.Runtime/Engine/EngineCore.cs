@@ -78,12 +78,12 @@ internal sealed class EngineCore : IDisposable
     /// <summary>Lets go of what left, then computes a step. False if there was nothing to compute: all that is left waits for its readers.</summary>
     public bool Step()
     {
+        long start = Now, waited = 0;
         Review();
         Draft();
         IReadOnlyList<ScheduledSequence<Generation>> scheduled = _scheduler.Schedule(_batch);
         if (scheduled.Count == 0)
             return false;
-        long start = Now;
         int decodes = 0;
         for (int i = 0; i < scheduled.Count; i++)
         {
@@ -97,7 +97,7 @@ internal sealed class EngineCore : IDisposable
             if (_scheduler.Copies.Length > 0)
                 _runner.CopyBlocks(_scheduler.Copies);
             _runner.Forward(_batch);
-            SampleWhereLogitsLie(scheduled);
+            waited = SampleWhereLogitsLie(scheduled);
         }
 #pragma warning disable CA1031 // Whatever a step throws fails the requests in it, each of which gets the exception; the others go on.
         catch (Exception error)
@@ -116,7 +116,7 @@ internal sealed class EngineCore : IDisposable
                 Accept(scheduled[i]);
         }
 
-        _steps.Note(_batch, decodes, Now - start);
+        _steps.Note(_batch, decodes, Now - start, waited);
         _metrics.StepTokens.Record(_batch.TokenCount);
         return true;
     }
@@ -206,10 +206,11 @@ internal sealed class EngineCore : IDisposable
     }
 
     /// <summary>Has the backend choose what it can, all rows at once. What it leaves is sampled here, row by row.</summary>
-    private void SampleWhereLogitsLie(IReadOnlyList<ScheduledSequence<Generation>> scheduled)
+    /// <returns>How long it was waited for, in ticks of the clock.</returns>
+    private long SampleWhereLogitsLie(IReadOnlyList<ScheduledSequence<Generation>> scheduled)
     {
         if (_runner.Sampler is not { } sampler)
-            return;
+            return 0;
         for (int i = 0; i < scheduled.Count; i++)
         {
             (Generation generation, ScheduledSequence<Generation> part) = (scheduled[i].Sequence, scheduled[i]);
@@ -224,6 +225,9 @@ internal sealed class EngineCore : IDisposable
         }
 
         sampler.Run(_vocabulary);
+        long start = Now;
+        sampler.Wait();
+        return Now - start;
     }
 
     /// <summary>Takes what a step gave for one sequence: drafted tokens as long as they are the ones that are sampled, and one more.</summary>

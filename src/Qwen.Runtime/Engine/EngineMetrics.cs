@@ -54,6 +54,7 @@ internal sealed class EngineMetrics : IDisposable
         Counter("vllm.prefix_cache_hits", "Tokens of those that were there.", s => s.PrefixHits);
         Steps("qwen.steps", null, "Steps of the network, by kind.", s => s.Steps);
         Steps("qwen.step_time_seconds", "s", "What steps took, by kind.", s => s.Time.TotalSeconds);
+        Steps("qwen.step_wait_seconds", "s", "How much of that the host waited for a device, by kind.", s => s.Waited.TotalSeconds);
         Steps("qwen.step_read_bytes", "By", "Weights, keys and values that steps had to read, by kind: over their time, the bandwidth they reached.", s => s.Bytes);
         if (draftTokens > 0)
         {

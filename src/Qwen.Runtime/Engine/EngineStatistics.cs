@@ -53,8 +53,9 @@ public readonly record struct EngineStatistics
 /// <param name="Steps">How many.</param>
 /// <param name="Tokens">Tokens they read.</param>
 /// <param name="Time">How long they took.</param>
+/// <param name="Waited">How much of that the host waited for a device.</param>
 /// <param name="Bytes">Weights, keys and values they had to read: with the time, the bandwidth they reached.</param>
-public readonly record struct StepStatistics(long Steps, long Tokens, TimeSpan Time, long Bytes);
+public readonly record struct StepStatistics(long Steps, long Tokens, TimeSpan Time, TimeSpan Waited, long Bytes);
 
 /// <summary>How well speculation guesses.</summary>
 /// <param name="Drafts">How often tokens were guessed for a sequence.</param>

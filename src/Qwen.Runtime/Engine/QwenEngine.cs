@@ -157,7 +157,8 @@ public sealed class QwenEngine : IAsyncDisposable, IDisposable
     /// <inheritdoc cref="Dispose"/>
     public ValueTask DisposeAsync() => new(Task.Run(Dispose));
 
-    private static QwenEngine Create(LoadedModel model, IProgress<LoadProgress>? progress, CancellationToken cancellation)
+    /// <summary>An engine of a model that is loaded, which it takes over.</summary>
+    internal static QwenEngine Create(LoadedModel model, IProgress<LoadProgress>? progress = null, CancellationToken cancellation = default)
     {
         try
         {

@@ -84,6 +84,7 @@ public sealed class SequenceEvaluator : IDisposable
         for (int i = 0; i < tokens.Length; i++)
             sampler?.TryAdd(i, null, []);
         sampler?.Run(vocabulary);
+        sampler?.Wait();
         for (int i = 0; i < tokens.Length; i++)
             tokens[i] = sampler?.Token(i) ?? TensorPrimitives.IndexOfMax(Logits(i)[..vocabulary]);
     }

@@ -20,7 +20,8 @@ internal sealed class StepMeter(TimeProvider clock, long weightBytes, long kvByt
     /// <param name="batch">What it computed.</param>
     /// <param name="decodes">Sequences of it whose answer it continued.</param>
     /// <param name="duration">In ticks of the clock.</param>
-    public void Note(Batch batch, int decodes, long duration)
+    /// <param name="waited">Of these, waiting for a device.</param>
+    public void Note(Batch batch, int decodes, long duration, long waited)
     {
         long context = 0;
         foreach (BatchSequence s in batch.Sequences)
@@ -31,6 +32,7 @@ internal sealed class StepMeter(TimeProvider clock, long weightBytes, long kvByt
         else if (decodes == 0)
             kind = ref _prefill;
         kind = new StepStatistics(
-            kind.Steps + 1, kind.Tokens + batch.TokenCount, kind.Time + clock.GetElapsedTime(0, duration), kind.Bytes + weightBytes + (context * kvBytesPerToken));
+            kind.Steps + 1, kind.Tokens + batch.TokenCount, kind.Time + clock.GetElapsedTime(0, duration), kind.Waited + clock.GetElapsedTime(0, waited),
+            kind.Bytes + weightBytes + (context * kvBytesPerToken));
     }
 }

@@ -58,6 +58,29 @@ public sealed unsafe class GroupQuantizedMatrix : StoredMatrix
         ? Field(Codes, column, row, AwqNibble(row))
         : Field(Codes, column / PerWord, row * PerWord, column % PerWord);
 
+    /// <summary>The codes of some rows, word by word: [rows, Columns], a code a byte.</summary>
+    /// <param name="firstRow">The first row.</param>
+    /// <param name="rows">How many.</param>
+    /// <param name="order">The column that each place gets; empty for their own order.</param>
+    /// <param name="codes">Where to.</param>
+    public void ReadCodes(int firstRow, int rows, ReadOnlySpan<int> order, Span<byte> codes)
+    {
+        uint* words = (uint*)Codes.Data;
+        int perWord = PerWord, lineWords = (int)Codes.Shape[1], bits = Bits;
+        byte mask = (byte)((1 << bits) - 1);
+        for (int c = 0; c < Columns; c++) // columns outside: that is how they lie in memory
+        {
+            int column = order.IsEmpty ? c : order[c], shift = column % perWord * bits;
+            uint* line = words + ((long)(IsAwq ? column : column / perWord) * lineWords);
+            for (int r = 0; r < rows; r++)
+            {
+                int row = firstRow + r;
+                uint word = Unsafe.ReadUnaligned<uint>(IsAwq ? line + (row / AwqRows) : line + row);
+                codes[(r * Columns) + c] = (byte)((word >> (IsAwq ? AwqNibble(row) * 4 : shift)) & mask);
+            }
+        }
+    }
+
     /// <summary>The zero point of a row in a group: 0 to 256.</summary>
     public int Zero(int row, int group) => Zeros is null
         ? 1 << (Bits - 1)
@@ -77,6 +100,8 @@ public sealed unsafe class GroupQuantizedMatrix : StoredMatrix
                 values[(r * Columns) + c] = Scale(firstRow + r, group) * (Code(firstRow + r, c) - Zero(firstRow + r, group));
         }
     }
+
+    private const int AwqRows = 8; // of a word
 
     private int PerWord => 32 / Bits;
 

@@ -79,6 +79,9 @@ internal sealed class NetworkStage : IDisposable
     /// <summary>Bytes of weights that one decoded token reads: all but the embedding's other rows.</summary>
     public long WeightBytesPerToken { get; }
 
+    /// <summary>The projections of its layers, and what it has of embedding and output, in this order.</summary>
+    public IEnumerable<LinearWeights> Projections => _memory.OfType<LinearWeights>();
+
     /// <summary>What chooses tokens where the logits lie; null where that is on the host.</summary>
     public LogitSampler? Sampler { get; }
 

@@ -49,6 +49,9 @@ public sealed class QwenModel : IDisposable
     /// <summary>Bytes of weights that one decoded token reads: all but the embedding's other rows.</summary>
     public long WeightBytesPerToken => _stages.Sum(s => s.WeightBytesPerToken);
 
+    /// <summary>All matrices: the embedding, those of the layers, and the output's where it is not the embedding.</summary>
+    internal IEnumerable<LinearWeights> Projections => _stages.SelectMany(s => s.Projections);
+
     /// <summary>Makes room for keys and values: on each backend for its layers.</summary>
     public KvCache AllocateCache(KvCacheType type, int blocks, int blockSize)
     {

@@ -119,7 +119,13 @@ internal sealed unsafe class CudaSampler : LogitSampler
         }
 
         stream.CopyToHost(Results, _results, (long)_rows * (most < 0 ? 1 : 2 * (1 + most)) * sizeof(int));
-        stream.Synchronize();
+    }
+
+    /// <inheritdoc/>
+    public override void Wait()
+    {
+        if (_hasRun)
+            _ops!.Stream.Synchronize();
     }
 
     /// <inheritdoc/>

@@ -38,13 +38,7 @@ internal sealed class GroupSource(GroupQuantizedMatrix matrix, GroupPlan plan, b
     public void Read(int firstRow, int rows, Span<byte> codes, Span<float> scales, Span<float> offsets)
     {
         int columns = matrix.Columns, groups = columns / plan.BlockColumns;
-        for (int c = 0; c < columns; c++) // columns outside: a stored word holds one column of several rows, or the other way round
-        {
-            int column = plan.InputOrder is { } order ? order[c] : c;
-            for (int r = 0; r < rows; r++)
-                codes[(r * columns) + c] = (byte)matrix.Code(firstRow + r, column);
-        }
-
+        matrix.ReadCodes(firstRow, rows, plan.InputOrder, codes);
         for (int r = 0; r < rows; r++)
         {
             for (int g = 0; g < groups; g++)

@@ -8,7 +8,10 @@ namespace Qwen.Runtime.Backends.Cuda;
 internal sealed unsafe class PinnedStaging(IDevice device, IDeviceStream stream) : IDisposable
 {
     // Large enough that a copy runs at the bus's speed, small enough to overlap well.
-    private const int ChunkBytes = 8 << 20;
+    private const int ChunkBytes = 16 << 20;
+
+    // One core copies out of mapped pages at a tenth of what the bus takes (it also waits for them to be mapped), so many share a chunk.
+    private const int PieceBytes = 512 << 10;
 
     private readonly PinnedBuffer?[] _buffers = new PinnedBuffer?[2];
     private readonly IDeviceEvent?[] _copied = new IDeviceEvent?[2];
@@ -20,8 +23,23 @@ internal sealed unsafe class PinnedStaging(IDevice device, IDeviceStream stream)
     public delegate void Filler(long first, Span<byte> part);
 
     /// <summary>Copies bytes.</summary>
-    public void Upload(DevicePointer to, void* from, long bytes) =>
-        Upload(to, bytes, 1, (first, part) => new ReadOnlySpan<byte>((byte*)from + first, part.Length).CopyTo(part));
+    public void Upload(DevicePointer to, void* from, long bytes) => Upload(to, bytes, 1, (first, part) =>
+    {
+        fixed (byte* start = part)
+        {
+            (nint source, nint target, int count) = ((nint)from + (nint)first, (nint)start, part.Length);
+            if (count <= PieceBytes)
+                CopyPiece(0);
+            else
+                Parallel.For(0, (count + PieceBytes - 1) / PieceBytes, CopyPiece);
+
+            void CopyPiece(int piece)
+            {
+                int at = piece * PieceBytes, size = Math.Min(PieceBytes, count - at);
+                Buffer.MemoryCopy((void*)(source + at), (void*)(target + at), size, size);
+            }
+        }
+    });
 
     /// <summary>Copies values.</summary>
     public void Upload<T>(DevicePointer to, ReadOnlySpan<T> values)
