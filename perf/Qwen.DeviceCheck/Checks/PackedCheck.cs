@@ -38,7 +38,7 @@ internal sealed class PackedCheck : ICheck
                     {
                         (float[] x, ushort[] bits) = Activations(rows * matrix.Inputs, type);
                         using DeviceBuffer xs = session.Upload<ushort>(bits), y = session.Device.Allocate((long)rows * matrix.Outputs * sizeof(float));
-                        Action[] launches = rows <= PackedGemvKernel.MostRows ? [Gemv(1), Gemv(2), Gemm()] : [Gemm()];
+                        Action[] launches = rows <= PackedGemvKernel.MostRows ? [Gemv(new(1, 8, 6, 2)), Gemv(new(2, 4, 4, 1)), Gemm()] : [Gemm()];
                         foreach (Action launch in launches)
                         {
                             session.Stream.Fill(y.Pointer, 0xff, y.ByteCount);
@@ -46,7 +46,7 @@ internal sealed class PackedCheck : ICheck
                             Compare(dense, x, session.Download<float>(y, rows * matrix.Outputs), matrix, rows);
                         }
 
-                        Action Gemv(int rowTiles) => () => new PackedGemvKernel(cache, product, rowTiles).Launch(session.Stream, matrix, w.Pointer, xs.Pointer, default, y.Pointer, rows);
+                        Action Gemv(PackedTiling tiling) => () => new PackedGemvKernel(cache, product, tiling with { Slots = format.Bits == 4 ? tiling.Slots : 3 }).Launch(session.Stream, matrix, w.Pointer, xs.Pointer, default, y.Pointer, rows);
 
                         Action Gemm() => () =>
                             new PackedGemmKernel(cache, product, PackedGemmKernel.TileRowsFor(format, rows)).Launch(session.Stream, matrix, w.Pointer, xs.Pointer, default, y.Pointer, rows, workspace.Pointer);

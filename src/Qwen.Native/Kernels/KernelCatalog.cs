@@ -124,12 +124,10 @@ public static class KernelCatalog
         {
             foreach (ElementType type in _activations)
             {
-                PackedProduct[] products = [new(format, type, type, Bias: true), new(format, type, ElementType.F32, Accumulate: true)];
-                foreach (PackedProduct product in products)
-                {
-                    for (int rowTiles = 1; rowTiles <= 2; rowTiles++)
-                        yield return PackedGemvKernel.Build(target, product, rowTiles);
-                }
+                (PackedProduct Product, int Outputs)[] products =
+                    [(new(format, type, type, Bias: true), 4608), (new(format, type, ElementType.F32, Accumulate: true), 896), (new(format, type, ElementType.F32), 152064), (new(format, type, type, Gated: true), 37888)];
+                foreach ((PackedProduct product, int outputs) in products)
+                    yield return PackedGemvKernel.Build(target, product, PackedTiling.For(product, new PackedMatrix(outputs, 3584, format), 132));
             }
 
             for (int tileRows = 16; tileRows <= PackedGemmKernel.TileRowsFor(format, 64); tileRows *= 2) // with F16 only constants differ

@@ -63,7 +63,8 @@ public readonly record struct PackedFormat(int Bits, int GroupSize, PackedOffset
 /// <param name="Result">Type of y: that of x, or F32.</param>
 /// <param name="Accumulate">y += W x; y is F32.</param>
 /// <param name="Bias">Add an F32 bias to every output.</param>
-public readonly record struct PackedProduct(PackedFormat Format, ElementType Activations, ElementType Result, bool Accumulate = false, bool Bias = false)
+/// <param name="Gated">W is a gate and an up projection, one above the other, and y[o] = SiLU(gate[o]) * up[o]. Of few rows only.</param>
+public readonly record struct PackedProduct(PackedFormat Format, ElementType Activations, ElementType Result, bool Accumulate = false, bool Bias = false, bool Gated = false)
 {
     /// <summary>Refuses what no kernel computes.</summary>
     public void Check()
@@ -79,5 +80,5 @@ public readonly record struct PackedProduct(PackedFormat Format, ElementType Act
 
     /// <summary>For names of kernels.</summary>
     public override string ToString() =>
-        $"{Format}_{PtxBuilder.Name(Activations)}_{PtxBuilder.Name(Result)}{(Accumulate ? "_add" : "")}{(Bias ? "_bias" : "")}";
+        $"{Format}_{PtxBuilder.Name(Activations)}_{PtxBuilder.Name(Result)}{(Accumulate ? "_add" : "")}{(Bias ? "_bias" : "")}{(Gated ? "_gated" : "")}";
 }

@@ -44,6 +44,7 @@ public sealed class PackedGemmKernel(KernelCache cache, PackedProduct product, i
     public static PtxKernel Build(PtxTarget target, PackedProduct product, int tileRows)
     {
         product.Check();
+        ArgumentOutOfRangeException.ThrowIfEqual(product.Gated, true, nameof(product));
         if (tileRows is not (16 or 32 or 64) || tileRows > TileRowsFor(product.Format, tileRows))
             throw new ArgumentOutOfRangeException(nameof(tileRows), tileRows, "must be 16, 32 or 64, as the format allows.");
         var k = new PtxBuilder(target, $"packed_gemm_{product}_x{tileRows}", BlockWarps * 32, blocksPerMultiprocessor: 2);

@@ -12,10 +12,13 @@ public sealed partial class PtxBuilder
     /// <param name="bytes">4, 8 or 16.</param>
     /// <param name="valid">Bytes that are read; the others are zeros. Null for all. The address must be one that can be read in any case.</param>
     /// <param name="when">Copy only where this holds; else shared memory stays as it is.</param>
-    public void CopyAsync(Shared to, Global from, int bytes, U32? valid = null, Pred? when = null)
+    /// <param name="readAhead">L2 reads the 256 bytes around: for what is read from end to end.</param>
+    public void CopyAsync(Shared to, Global from, int bytes, U32? valid = null, Pred? when = null, bool readAhead = false)
     {
+        if (readAhead)
+            Require(PtxFeature.CacheHints);
         string size = valid is { } v ? $", {v.Operand}" : "";
-        Line($"{Guard(when)}cp.async.{(bytes == 16 ? "cg" : "ca")}.shared.global {to}, {from}, {bytes}{size};");
+        Line($"{Guard(when)}cp.async.{(bytes == 16 ? "cg" : "ca")}.shared.global{(readAhead ? ".L2::256B" : "")} {to}, {from}, {bytes}{size};");
     }
 
     /// <summary>Ends a group of copies.</summary>

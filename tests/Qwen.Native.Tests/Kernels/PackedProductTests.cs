@@ -17,18 +17,37 @@ public sealed class PackedProductTests
         var random = new Random(seed);
         var format = new PackedFormat(bits, groupSize, offset);
         int sm = random.Next(2) == 0 ? 80 : 90;
-        using var device = new EmulatedDevice(sm);
+        using var device = new EmulatedDevice(EmulatedDevice.Describe(sm) with { Multiprocessors = random.Next(1, 4) }); // few, so that blocks have several rows in turn
         using var cache = new KernelCache(device);
-        foreach (PackedProduct product in PackedWeights.Products(format))
+        foreach (PackedProduct product in (PackedProduct[])[.. PackedWeights.Products(format), .. PackedWeights.GatedProducts(format)])
         {
-            int rowTiles = random.Next(1, 3), rows = random.Next(1, PackedGemvKernel.MostRows + 1);
-            int unit = groupSize == PackedFormat.WholeRow ? format.TileInputs : groupSize;
-            int inputs = unit * random.Next(1, Math.Max(2, 600 / unit));
-            if (random.Next(6) == 0)
-                inputs = unit * (format.TileInputs * 110 / unit); // more tiles than are loaded ahead
-            var matrix = new PackedMatrix(random.Next(1, 70), inputs, format);
-            var kernel = new PackedGemvKernel(cache, product, rowTiles);
-            Check(device, product, matrix, rows, random, $"seed {seed}, sm_{sm}, x{rowTiles}", kernel.Launch);
+            var tiling = new PackedTiling(product.Gated ? 2 : random.Next(1, 3), 4 << random.Next(bits == 4 ? 3 : 2), 2, random.Next(1, 3));
+            tiling = tiling with { Slots = random.Next(2, Math.Max(3, Math.Min(6, 100_000 / tiling.Warps / PackedGemvKernel.SlotBytes(format, tiling.RowTiles)))) };
+            int rows = random.Next(1, PackedGemvKernel.MostRows + 1), unit = groupSize == PackedFormat.WholeRow ? format.TileInputs : groupSize;
+            int inputs = unit * random.Next(1, Math.Max(2, (random.Next(4) == 0 ? 7000 : 700) / unit)); // now and then more than the ring holds
+            var matrix = new PackedMatrix(product.Gated ? 32 * random.Next(1, 4) : random.Next(1, 100), inputs, format);
+            var kernel = new PackedGemvKernel(cache, product, tiling);
+            Check(device, product, matrix, rows, random, $"seed {seed}, sm_{sm}, {tiling}", kernel.Launch);
+        }
+    }
+
+    [Theory]
+    [MemberData(nameof(Formats))]
+    public void GemvsOwnTiling_FitsEveryDevice(int bits, int groupSize, PackedOffset offset)
+    {
+        var format = new PackedFormat(bits, groupSize, offset);
+        foreach (int sm in (int[])[80, 86, 89, 90])
+        {
+            using var device = new EmulatedDevice(sm);
+            using var cache = new KernelCache(device);
+            foreach (PackedProduct product in PackedWeights.GatedProducts(format))
+            {
+                foreach (int outputs in (int[])[896, 37888])
+                {
+                    foreach (bool gated in (bool[])[false, true])
+                        Assert.NotNull(new PackedGemvKernel(cache, product with { Gated = gated }, new PackedMatrix(outputs, 3584, format)).Function);
+                }
+            }
         }
     }
 
@@ -95,12 +114,17 @@ public sealed class PackedProductTests
         using IDeviceStream stream = device.CreateStream();
         var format = new PackedFormat(4, 128, PackedOffset.None);
         var product = new PackedProduct(format, ElementType.BF16, ElementType.BF16);
-        var kernel = new PackedGemvKernel(cache, product, 1);
+        var tiling = new PackedTiling(1, 4, 4, 1);
+        var kernel = new PackedGemvKernel(cache, product, tiling);
         Assert.Throws<ArgumentOutOfRangeException>(() => kernel.Launch(stream, new PackedMatrix(16, 128, format), default, default, default, default, 9));
         Assert.Throws<ArgumentOutOfRangeException>(() => kernel.Launch(stream, new PackedMatrix(16, 128, format), default, default, default, default, 0));
         Assert.Throws<ArgumentOutOfRangeException>(() => kernel.Launch(stream, new PackedMatrix(16, 128, format with { GroupSize = 64 }), default, default, default, default, 1));
-        Assert.Throws<ArgumentOutOfRangeException>(() => new PackedGemvKernel(cache, product with { Activations = ElementType.F32 }, 1));
-        Assert.Throws<ArgumentOutOfRangeException>(() => new PackedGemvKernel(cache, product with { Accumulate = true }, 1));
+        Assert.Throws<ArgumentOutOfRangeException>(() => new PackedGemvKernel(cache, product with { Activations = ElementType.F32 }, tiling));
+        Assert.Throws<ArgumentOutOfRangeException>(() => new PackedGemvKernel(cache, product with { Accumulate = true }, tiling));
+        Assert.Throws<ArgumentOutOfRangeException>(() => new PackedGemvKernel(cache, product with { Gated = true }, tiling)); // gate and up are two tiles
+        Assert.Throws<ArgumentOutOfRangeException>(() => new PackedGemmKernel(cache, product with { Gated = true }, 16));
+        var gated = new PackedGemvKernel(cache, product with { Gated = true }, tiling with { RowTiles = 2 });
+        Assert.Throws<ArgumentOutOfRangeException>(() => gated.Launch(stream, new PackedMatrix(48, 128, format), default, default, default, default, 1));
     }
 
     private delegate void LaunchProduct(IDeviceStream stream, PackedMatrix matrix, DevicePointer weights, DevicePointer x, DevicePointer bias, DevicePointer y, int rows);
@@ -113,12 +137,13 @@ public sealed class PackedProductTests
     private static void Check(EmulatedDevice device, PackedProduct product, PackedMatrix matrix, int rows, Random random, string what, LaunchProduct launch)
     {
         what = $"{what}, {product}, [{matrix.Outputs}, {matrix.Inputs}], {rows} rows";
+        int results = product.Gated ? matrix.Outputs / 2 : matrix.Outputs;
         var weights = new PackedWeights(matrix, random);
-        float[] x = Values(rows * matrix.Inputs, product.Activations, random), y = Values(rows * matrix.Outputs, ElementType.F32, random), bias = Values(matrix.Outputs, ElementType.F32, random);
+        float[] x = Values(rows * matrix.Inputs, product.Activations, random), y = Values(rows * results, ElementType.F32, random), bias = Values(matrix.Outputs, ElementType.F32, random);
         byte[] result;
         using (IDeviceStream stream = device.CreateStream())
         using (DeviceBuffer w = Upload(device, stream, matrix.Pack(weights)), xs = Upload(device, stream, Bytes(x, product.Activations)), bs = Upload(device, stream, Bytes(bias, ElementType.F32)))
-        using (DeviceBuffer ys = product.Accumulate ? Upload(device, stream, Bytes(y, ElementType.F32)) : device.Allocate(rows * matrix.Outputs * product.Result.Bytes()))
+        using (DeviceBuffer ys = product.Accumulate ? Upload(device, stream, Bytes(y, ElementType.F32)) : device.Allocate(rows * results * product.Result.Bytes()))
         {
             launch(stream, matrix, w.Pointer, xs.Pointer, bs.Pointer, ys.Pointer, rows);
             stream.Synchronize();
@@ -130,26 +155,39 @@ public sealed class PackedProductTests
         double errors = 0, sizes = 0;
         for (int row = 0; row < rows; row++)
         {
-            for (int output = 0; output < matrix.Outputs; output++)
+            for (int output = 0; output < results; output++)
             {
-                double value = 0, size = 0;
-                for (int i = 0; i < matrix.Inputs; i++)
+                (double value, double size) = Sum(row, output);
+                if (product.Gated)
                 {
-                    value += values[(output * matrix.Inputs) + i] * x[(row * matrix.Inputs) + i];
-                    size += magnitudes[(output * matrix.Inputs) + i] * Math.Abs(x[(row * matrix.Inputs) + i]);
+                    (double up, double upSize) = Sum(row, output + results);
+                    double gate = value / (1 + Math.Exp(-value));
+                    (value, size) = (gate * up, (size * 1.1 * Math.Abs(up)) + (upSize * Math.Abs(gate))); // SiLU's slope is at most 1.1
                 }
 
-                value += (product.Bias ? bias[output] : 0) + (product.Accumulate ? y[(row * matrix.Outputs) + output] : 0);
-                double error = Math.Abs(Value(result, (row * matrix.Outputs) + output, product.Result) - value);
+                value += product.Accumulate ? y[(row * results) + output] : 0;
+                double error = Math.Abs(Value(result, (row * results) + output, product.Result) - value);
                 Assert.True(
                     error <= (matrix.Inputs + 16) * Math.ScaleB(size + 2, -23) + (Math.Abs(value) * rounding * 2),
-                    $"{what}: y[{row}, {output}] is {Value(result, (row * matrix.Outputs) + output, product.Result)}, not {value}");
+                    $"{what}: y[{row}, {output}] is {Value(result, (row * results) + output, product.Result)}, not {value}");
                 errors += error * error;
                 sizes += (value * value) + 1; // values are of the order of 1
             }
         }
 
         Assert.True(Math.Sqrt(errors) <= Math.Sqrt(sizes) * (rounding + Math.ScaleB(1, -13)), $"{what}: off by {Math.Sqrt(errors / sizes)}");
+
+        (double Value, double Size) Sum(int row, int output)
+        {
+            (double value, double size) = (product.Bias ? bias[output] : 0, 0);
+            for (int i = 0; i < matrix.Inputs; i++)
+            {
+                value += values[(output * matrix.Inputs) + i] * x[(row * matrix.Inputs) + i];
+                size += magnitudes[(output * matrix.Inputs) + i] * Math.Abs(x[(row * matrix.Inputs) + i]);
+            }
+
+            return (value, size);
+        }
     }
 
     private static float[] Values(int count, ElementType type, Random random)

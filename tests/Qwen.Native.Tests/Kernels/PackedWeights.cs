@@ -79,4 +79,9 @@ internal sealed class PackedWeights : IPackedSource
         from result in new[] { (Type: type, Add: false), (Type: ElementType.F32, Add: false), (Type: ElementType.F32, Add: true) }
         from bias in new[] { false, true }
         select new PackedProduct(format, type, result.Type, result.Add, bias);
+
+    /// <summary>The products of a gate and an up projection.</summary>
+    public static IEnumerable<PackedProduct> GatedProducts(PackedFormat format) =>
+        from type in new[] { ElementType.F16, ElementType.BF16 }
+        select new PackedProduct(format, type, type, Bias: type == ElementType.F16, Gated: true);
 }

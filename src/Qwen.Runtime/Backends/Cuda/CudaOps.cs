@@ -20,7 +20,7 @@ internal sealed class CudaOps(IDevice device, ElementType type, int rows) : IDis
     private readonly Dictionary<(AttentionShape, bool), RopeAndStoreKernel> _rope = [];
     private readonly Dictionary<AttentionShape, DecodeAttentionKernel> _decode = [];
     private readonly Dictionary<AttentionShape, PrefillAttentionKernel> _prefill = [];
-    private readonly Dictionary<(PackedProduct, int), PackedGemvKernel> _gemv = [];
+    private readonly Dictionary<(PackedProduct, PackedTiling), PackedGemvKernel> _gemv = [];
     private readonly Dictionary<(DenseProduct, DenseTiling), DenseGemvKernel> _denseGemv = [];
     private readonly Dictionary<(PackedProduct, int), PackedGemmKernel> _gemm = [];
     private readonly Dictionary<(int, int), ArgmaxKernel> _argmax = [];
@@ -79,7 +79,7 @@ internal sealed class CudaOps(IDevice device, ElementType type, int rows) : IDis
     public PrefillAttentionKernel Prefill(in AttentionShape shape) => Get(_prefill, shape, static (cache, shape) => new PrefillAttentionKernel(cache, shape));
 
     public PackedGemvKernel PackedGemv(in PackedProduct product, PackedMatrix matrix) => Get(
-        _gemv, (product, PackedGemvKernel.RowTilesFor(matrix, device.Info.Multiprocessors)), static (cache, key) => new PackedGemvKernel(cache, key.Item1, key.Item2));
+        _gemv, (product, PackedTiling.For(product, matrix, device.Info.Multiprocessors)), static (cache, key) => new PackedGemvKernel(cache, key.Item1, key.Item2));
 
     public PackedGemmKernel PackedGemm(in PackedProduct product, int rows) => Get(
         _gemm, (product, PackedGemmKernel.TileRowsFor(product.Format, rows)), static (cache, key) => new PackedGemmKernel(cache, key.Item1, key.Item2));

@@ -57,12 +57,7 @@ internal sealed class PackedLinear : CudaLinear
 
     public override void Multiply(CudaOps ops, DevicePointer x, DevicePointer y, ElementType result, int rows, bool accumulate)
     {
-        if (!_inputOrder.IsNull)
-        {
-            ops.PermuteColumns(Inputs).Launch(ops.Stream, x, _inputOrder, ops.Inputs, rows);
-            x = ops.Inputs;
-        }
-
+        x = Ordered(ops, x, rows);
         if (rows >= LeastUnpackedRows)
         {
             ops.Unpack(_matrix.Format).Launch(ops.Stream, _matrix, _weights, ops.Unpacked);
@@ -75,6 +70,27 @@ internal sealed class PackedLinear : CudaLinear
             ops.PackedGemv(product, _matrix).Launch(ops.Stream, _matrix, _weights, x, Biases.Single, y, rows);
         else
             ops.PackedGemm(product, rows).Launch(ops.Stream, _matrix, _weights, x, Biases.Single, y, rows, ops.PackedSums);
+    }
+
+    public override void MultiplyGated(CudaOps ops, DevicePointer x, DevicePointer gateUp, DevicePointer y, int rows)
+    {
+        if (rows > PackedGemvKernel.MostRows || !PackedGemvKernel.CanGate(_matrix))
+        {
+            base.MultiplyGated(ops, x, gateUp, y, rows);
+            return;
+        }
+
+        var product = new PackedProduct(_matrix.Format, ops.Type, ops.Type, Bias: Biases.Exists, Gated: true);
+        ops.PackedGemv(product, _matrix).Launch(ops.Stream, _matrix, _weights, Ordered(ops, x, rows), Biases.Single, y, rows);
+    }
+
+    /// <summary>Inputs in the order that the weights are packed in.</summary>
+    private DevicePointer Ordered(CudaOps ops, DevicePointer x, int rows)
+    {
+        if (_inputOrder.IsNull)
+            return x;
+        ops.PermuteColumns(Inputs).Launch(ops.Stream, x, _inputOrder, ops.Inputs, rows);
+        return ops.Inputs;
     }
 
     /// <summary>How the matrices are packed together, what each is read by, and the order of their inputs; null where they can't be.</summary>
