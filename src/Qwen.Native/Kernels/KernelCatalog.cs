@@ -151,6 +151,7 @@ public static class KernelCatalog
         foreach ((int vocabulary, int stride) in ((int, int)[])[(151936, 151936), (152064, 152064), (151665, 152064)])
         {
             yield return ArgmaxKernel.Build(target, vocabulary, stride);
+            yield return WeighKernel.Build(target, vocabulary, stride);
             yield return SampleKernel.Build(target, vocabulary, stride);
             yield return LogprobsKernel.Build(target, vocabulary, most: 20, stride);
             if (vocabulary == stride)

@@ -78,6 +78,12 @@ public sealed partial class PtxBuilder
     /// <summary>Adds to global memory. The order of such additions varies from run to run.</summary>
     public void AtomicAdd(Global address, F32 value, Pred? when = null) => Line($"{Guard(when)}red.global.add.f32 {address}, {value.Operand};");
 
+    /// <summary>Adds to global memory, where a condition holds.</summary>
+    public void AtomicAdd(Global address, U32 value, Pred when) => Line($"{Guard(when)}red.global.add.u32 {address}, {value.Operand};");
+
+    /// <summary>Adds to global memory.</summary>
+    public void AtomicAdd(Global address, U64 value, Pred? when = null) => Line($"{Guard(when)}red.global.add.u64 {address}, {value.Operand};");
+
     /// <summary>The old count, which is then one more, or 0 where it was <paramref name="last"/>: a ticket that counts itself back.</summary>
     public U32 AtomicIncrement(Global address, U32 last) => Atomic("atom.global.inc.u32", address.ToString(), last.Operand);
 

@@ -84,6 +84,30 @@ public sealed partial class PtxBuilder
         return ReduceLanes(ofWarp, 32, combine);
     }
 
+    /// <summary>The sum over the threads before, and that over the block, in every thread.</summary>
+    /// <param name="value">Each thread's.</param>
+    /// <param name="scratch">Shared memory for a value of each warp. Free again at the next barrier.</param>
+    public (U64 Before, U64 All) SumBefore(U64 value, Shared scratch)
+    {
+        U64 running = Variable(value), before = Variable<U64>(0ul), all = Variable<U64>(0ul);
+        for (int delta = 1; delta < 32; delta *= 2)
+        {
+            U64 earlier = ShuffleUp(running, delta);
+            Set(running, running + Select<U64>(Lane >= delta, earlier, 0ul));
+        }
+
+        Store(scratch.At(Warp, sizeof(ulong)), running, Lane.Is(31));
+        Barrier();
+        for (int warp = 0; warp < Warps; warp++)
+        {
+            U64 ofWarp = Load<U64>(scratch + (warp * sizeof(ulong)));
+            AddInto(all, ofWarp);
+            AddInto(before, Select<U64>(Warp > warp, ofWarp, 0ul));
+        }
+
+        return (before + (running - value), all);
+    }
+
     /// <summary>Programmatic dependent launch: waits until the kernel before is done and what it wrote is seen. Nothing before sm_90.</summary>
     public void WaitForPreviousKernel()
     {

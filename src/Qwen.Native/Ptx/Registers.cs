@@ -331,6 +331,9 @@ public readonly record struct U64(Operand Operand) : IRegister<U64>
     /// <summary>Exclusive or.</summary>
     public static U64 operator ^(U64 a, U64 b) => PtxBuilder.Emit<U64>("xor.b64", a.Operand, b.Operand);
 
+    /// <summary>Not.</summary>
+    public static U64 operator ~(U64 a) => PtxBuilder.Emit<U64>("not.b64", a.Operand);
+
     /// <summary>Less, unsigned.</summary>
     public static Pred operator <(U64 a, U64 b) => PtxBuilder.Emit<Pred>("setp.lt.u64", a.Operand, b.Operand);
 

@@ -46,7 +46,7 @@ public sealed class SamplingKernelTests
         machine.AssertEqual<int>(expected, machine.Read<int>(tokens), "argmax");
 
         SamplingRow[] rows = [new(1, 20, 0.9f, 0, 0.5), new(0, 0, 1, 0, 0)];
-        new SampleKernel(machine.Cache, Vocabulary).Launch(machine.Stream, input.Pointer, machine.Buffer<SamplingRow>(rows).Pointer, tokens.Pointer, 2);
+        new SampleKernels(machine.Cache, Vocabulary).Launch(machine.Stream, input.Pointer, machine.Buffer<SamplingRow>(rows).Pointer, tokens.Pointer, machine.Buffer<byte>(new byte[2 * SampleKernels.ScratchBytes]).Pointer, 2);
         machine.AssertEqual<int>(expected, machine.Read<int>(tokens), "sample");
     }
 
@@ -72,7 +72,7 @@ public sealed class SamplingKernelTests
             DeviceBuffer input = machine.Buffer<float>(values), best = machine.Empty(ElementType.S32, Rows), drawn = machine.Empty(ElementType.S32, Rows);
             DeviceBuffer chosen = machine.Empty(ElementType.F32, Rows), topTokens = machine.Empty(ElementType.S32, Rows * Most), top = machine.Empty(ElementType.F32, Rows * Most);
             new ArgmaxKernel(machine.Cache, vocabulary, stride).Launch(machine.Stream, input.Pointer, best.Pointer, machine.Buffer<byte>(new byte[Rows * ArgmaxKernel.ScratchBytes]).Pointer, Rows);
-            new SampleKernel(machine.Cache, vocabulary, stride).Launch(machine.Stream, input.Pointer, machine.Buffer<SamplingRow>(rows).Pointer, drawn.Pointer, Rows);
+            new SampleKernels(machine.Cache, vocabulary, stride).Launch(machine.Stream, input.Pointer, machine.Buffer<SamplingRow>(rows).Pointer, drawn.Pointer, machine.Buffer<byte>(new byte[Rows * SampleKernels.ScratchBytes]).Pointer, Rows);
             new LogprobsKernel(machine.Cache, vocabulary, Most, stride).Launch(machine.Stream, input.Pointer, drawn.Pointer, chosen.Pointer, topTokens.Pointer, top.Pointer, Rows);
             return ([.. machine.Read<int>(best), .. machine.Read<int>(drawn), .. machine.Read<int>(topTokens)], [.. machine.Read<float>(chosen), .. machine.Read<float>(top)]);
         }
@@ -144,7 +144,8 @@ public sealed class SamplingKernelTests
     [InlineData(1)]
     [InlineData(13)]
     [InlineData(2048)]
-    [InlineData(6001)] // more candidates than shared memory has room for, when nothing is cut
+    [InlineData(6001)] // more candidates than are looked at one by one, where all weigh about the same
+    [InlineData(9001)] // several blocks share a row
     public void Sample_DrawsWhatTheHostDraws(int vocabulary)
     {
         using var machine = new KernelMachine();
@@ -166,9 +167,11 @@ public sealed class SamplingKernelTests
         }
 
         SamplingRow[] rows = [.. repeats.Select(i => Row(filters[i / 2], uniforms[i]))];
-        DeviceBuffer tokens = machine.Empty(ElementType.S32, rows.Length);
-        new SampleKernel(machine.Cache, vocabulary).Launch(
-            machine.Stream, machine.Buffer<float>([.. logits.SelectMany(row => row)]).Pointer, machine.Buffer<SamplingRow>(rows).Pointer, tokens.Pointer, rows.Length);
+        DeviceBuffer tokens = machine.Empty(ElementType.S32, rows.Length), scratch = machine.Buffer<byte>(new byte[rows.Length * SampleKernels.ScratchBytes]);
+        DeviceBuffer input = machine.Buffer<float>([.. logits.SelectMany(row => row)]), parameters = machine.Buffer<SamplingRow>(rows);
+        var kernels = new SampleKernels(machine.Cache, vocabulary);
+        for (int repeat = 0; repeat < 2; repeat++) // it leaves the scratch memory as it needs it
+            kernels.Launch(machine.Stream, input.Pointer, parameters.Pointer, tokens.Pointer, scratch.Pointer, rows.Length);
 
         int[] drawn = machine.Read<int>(tokens);
         foreach (int i in repeats)
@@ -189,8 +192,8 @@ public sealed class SamplingKernelTests
         SamplingRow[] rows = [.. Enumerable.Range(0, Draws).Select(i => new SamplingRow(1, 0, i % 2 == 0 ? 1 : 0.99f, 0, (i / 2 + 0.5) / (Draws / 2)))];
         DeviceBuffer tokens = machine.Empty(ElementType.S32, Draws);
 
-        new SampleKernel(machine.Cache, logits.Length).Launch(
-            machine.Stream, machine.Buffer<float>([.. Enumerable.Repeat(logits, Draws).SelectMany(row => row)]).Pointer, machine.Buffer<SamplingRow>(rows).Pointer, tokens.Pointer, Draws);
+        new SampleKernels(machine.Cache, logits.Length).Launch(
+            machine.Stream, machine.Buffer<float>([.. Enumerable.Repeat(logits, Draws).SelectMany(row => row)]).Pointer, machine.Buffer<SamplingRow>(rows).Pointer, tokens.Pointer, machine.Buffer<byte>(new byte[Draws * SampleKernels.ScratchBytes]).Pointer, Draws);
 
         // Evenly spaced random numbers: each token is drawn in its share, 1 2 4 1 of 8, whether by id or by weight.
         int[] drawn = machine.Read<int>(tokens);
@@ -198,12 +201,42 @@ public sealed class SamplingKernelTests
             Assert.Equal([25, 50, 100, 25, 0], Enumerable.Range(0, 5).Select(token => drawn.Where((t, i) => i % 2 == kind && t == token).Count()));
     }
 
+    /// <summary>More tokens than are looked at one by one weigh the same, or lie below all bins: the first in order by id.</summary>
+    [Fact]
+    public void Sample_SearchesAllOfARow_WhereTooManyTokensAreAsLikely()
+    {
+        using var machine = new KernelMachine(seed: 5);
+        const int Vocabulary = 9001, Top = 100;
+        // uniform numbers in the middle of a token's share
+        (float Other, SamplingRow Row, int Token)[] cases =
+        [
+            (0, new(1, 5000, 1, 0, 3000.5 / 5000), 3000), (0, new(1, 0, 0.5f, 0, 4000.5 / 4501), 4000), (0, new(1, 6000, 0.5f, 0, 2999.5 / 3000), 2999), (0, new(1, 0, 1, 0.5f, 8000.5 / 9001), 8000),
+            (-20, new(1, 8000, 1, 0, 1 - 1e-9), Tail(8000, 1 - 1e-9)), (-20, new(1, 9000, 1, 0, 0.5), Top), (-200, new(1, 9000, 1, 0, 1 - 1e-9), Top),
+        ];
+        float[] logits = [.. cases.SelectMany(c => Enumerable.Range(0, Vocabulary).Select(i => c.Other < 0 && i == Top ? 0 : c.Other))];
+        DeviceBuffer tokens = machine.Empty(ElementType.S32, cases.Length);
+
+        new SampleKernels(machine.Cache, Vocabulary).Launch(
+            machine.Stream, machine.Buffer<float>(logits).Pointer, machine.Buffer<SamplingRow>([.. cases.Select(c => c.Row)]).Pointer, tokens.Pointer,
+            machine.Buffer<byte>(new byte[cases.Length * SampleKernels.ScratchBytes]).Pointer, cases.Length);
+
+        machine.AssertEqual<int>([.. cases.Select(c => c.Token)], machine.Read<int>(tokens), "tokens");
+
+        // Where a likely token comes first, then the others by id.
+        static int Tail(int kept, double uniform)
+        {
+            double weight = Math.Floor(Math.Exp(-20) * Math.ScaleB(1, 40)), first = Math.ScaleB(1, 40);
+            int place = (int)((((first + (weight * (kept - 1))) * uniform) - first) / weight);
+            return place < Top ? place : place + 1;
+        }
+    }
+
     [Fact]
     public void SizesItCannotHave_AreRefused()
     {
         var target = new PtxTarget(90, 84);
-        Assert.Throws<ArgumentOutOfRangeException>(() => SampleKernel.Build(target, 0));
-        Assert.Throws<ArgumentOutOfRangeException>(() => SampleKernel.Build(target, (1 << 22) + 1));
+        Assert.Throws<ArgumentOutOfRangeException>(() => WeighKernel.Build(target, 0, null));
+        Assert.Throws<ArgumentOutOfRangeException>(() => WeighKernel.Build(target, (1 << 22) + 1, null));
         Assert.Throws<ArgumentOutOfRangeException>(() => LogprobsKernel.Build(target, 4, 5));
         Assert.Throws<ArgumentOutOfRangeException>(() => ArgmaxKernel.Build(target, 0));
     }

@@ -35,7 +35,7 @@ public sealed class DevicePlanTests
     {
         long previous = long.MaxValue;
         var counts = new HashSet<int>();
-        for (long bytes = 11 << 20; bytes > 2 << 20; bytes -= 512 << 10)
+        for (long bytes = 15 << 20; bytes > 3 << 20; bytes -= 512 << 10)
         {
             using var device = new EmulatedDevice(EmulatedDevice.Describe(90, memoryBytes: bytes));
             using LoadedModel model = Load(device, Options);

@@ -48,7 +48,8 @@ public sealed class ArgmaxKernel(KernelCache cache, int vocabulary, int? stride 
     /// <param name="rows">Rows.</param>
     public void Launch(IDeviceStream stream, DevicePointer logits, DevicePointer tokens, DevicePointer scratch, int rows)
     {
-        int parts = Math.Clamp(_multiprocessors / Math.Max(rows, 1), 1, Math.Max(vocabulary / LeastPerBlock, 1));
+        // Four blocks a multiprocessor: 64 KB of loads under way there.
+        int parts = Math.Clamp(4 * _multiprocessors / Math.Max(rows, 1), 1, Math.Max(vocabulary / LeastPerBlock, 1));
         Launch(stream, new Dim3(rows, parts), [Argument.Of(logits), Argument.Of(tokens), Argument.Of(scratch)], overlapPrevious: true);
     }
 }

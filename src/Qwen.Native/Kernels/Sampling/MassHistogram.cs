@@ -37,32 +37,12 @@ internal sealed class MassHistogram
         _k.Barrier();
     }
 
-    /// <summary>The sum of all bins.</summary>
-    public U64 Total()
-    {
-        _k.Barrier();
-        U64 total = _k.ReduceBlock(Load().Aggregate((a, b) => a + b), _warps, (a, b) => a + b, 0ul);
-        _k.Barrier();
-        return total;
-    }
-
     /// <summary>The bin in which the running sum comes to exceed a threshold, which is less than the total, and what of the threshold was left there.</summary>
     public (U32 Bin, U64 Left) Crossing(U64 threshold)
     {
         _k.Barrier();
         U64[] bins = Load();
-        U64 sum = bins.Aggregate((a, b) => a + b), running = _k.Variable(sum);
-        for (int delta = 1; delta < 32; delta *= 2)
-        {
-            U64 before = _k.ShuffleUp(running, delta);
-            _k.Set(running, running + _k.Select<U64>(_k.Lane >= delta, before, 0ul));
-        }
-
-        _k.Store(_warps.At(_k.Warp, sizeof(ulong)), running, _k.Lane.Is(31));
-        _k.Barrier();
-        U64 start = running - sum;
-        for (int warp = 0; warp < _k.Warps - 1; warp++)
-            start += _k.Select<U64>(_k.Warp > warp, _k.Load<U64>(_warps + (warp * sizeof(ulong))), 0ul);
+        (U64 start, _) = _k.SumBefore(bins.Aggregate((a, b) => a + b), _warps);
         for (int i = 0; i < _perThread; i++)
         {
             U64 end = start + bins[i];

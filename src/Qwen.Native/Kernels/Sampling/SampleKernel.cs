@@ -1,228 +1,204 @@
-using System.Runtime.InteropServices;
 using Qwen.Native.Device;
 using Qwen.Native.Ptx;
 
 namespace Qwen.Native.Kernels.Sampling;
 
-/// <summary>How a row's token is drawn, as <see cref="SampleKernel"/> reads it.</summary>
-[StructLayout(LayoutKind.Sequential, Size = Bytes)]
-public readonly record struct SamplingRow
-{
-    /// <summary>Its size in device memory.</summary>
-    public const int Bytes = 32;
-
-    private readonly float _temperature, _minP;
-    private readonly int _topK, _unused;
-    private readonly ulong _topP, _uniform; // times 2^64
-
-    /// <summary>Takes the values.</summary>
-    /// <param name="temperature">0 takes the likeliest token.</param>
-    /// <param name="topK">Only the k likeliest; 0 for all.</param>
-    /// <param name="topP">Only the likeliest whose probabilities reach this sum; 1 for all.</param>
-    /// <param name="minP">Only tokens at least this fraction as likely as the likeliest; 0 for all.</param>
-    /// <param name="uniform">A random number in [0, 1).</param>
-    public SamplingRow(float temperature, int topK, float topP, float minP, double uniform)
-    {
-        ArgumentOutOfRangeException.ThrowIfNegative(topK);
-        (_temperature, _topK, _minP) = (temperature, topK, minP);
-        _topP = topP >= 1 ? ulong.MaxValue : Scaled(topP);
-        _uniform = Scaled(uniform);
-    }
-
-    // Fractions of 53 bits at most, so that the product is exact.
-    private static ulong Scaled(double fraction) => (ulong)Math.ScaleB(fraction, 64);
-}
-
 /// <summary>
-/// tokens[r] = a token drawn from logits[r, :] with a given random number, after temperature, min-p, top-k and top-p in this order (vLLM's); where a logit is
-/// NaN or infinite, the complement of its token. The same choice as the sampler on the host, up to the rounding of e^x.
+/// The second half of drawing a token, where some may be out: the tokens of the few bins that the choice can fall into are listed, sorted, and chosen
+/// from one by one. Where they are too many, all of the row is searched digit by digit of the tokens' keys, as radix selection does.
 /// </summary>
-/// <remarks>
-/// A block a row. No sort: what sorting would answer, the token at which a running sum of counts or masses passes a threshold, is found digit by digit of
-/// the tokens' keys, with a histogram for each digit (as radix selection does for ranks). A key is what weights order by, 0x3f800000 - the bits of a weight
-/// in (0, 1], over the token's id. Masses are weights times 2^40 as integers: their sums do not depend on the order, so the same logits give the same token.
-/// The tokens that can pass the filters are first gathered in shared memory; only if there are too many do the digits go over the whole row.
-/// </remarks>
-/// <param name="cache">Where it is compiled.</param>
-/// <param name="vocabulary">Logits of a row, less than 2^22.</param>
-/// <param name="stride">Values from one row to the next; null for no more than the vocabulary.</param>
-public sealed class SampleKernel(KernelCache cache, int vocabulary, int? stride = null) : Kernel(cache, Build(cache.Target, vocabulary, stride))
+/// <remarks>Several blocks share a row: each lists what it finds in its part, and the last to be done chooses, and puts the sums and counts back to zero.</remarks>
+internal sealed class SampleKernel(KernelCache cache, int vocabulary, int? stride) : Kernel(cache, Build(cache.Target, vocabulary, stride))
 {
-    private const int BlockThreads = 512, Digits = 5, TokenBits = 25, KeyBits = Digits * MassHistogram.Bits, Room = 2048;
-    private const int BinShift = 30 - MassHistogram.Bits; // of a weight's 30 bits
-    private const uint One = 0x3f800000; // the bits of 1f
-    private const int MassBits = 40;
+    private const int BlockThreads = 512, Bins = SamplingScratch.Bins, Room = SamplingScratch.Room;
+    private const int Digits = 6, KeyBits = Digits * MassHistogram.Bits; // of keys of 64
 
-    /// <summary>The kernel for a vocabulary.</summary>
-    public static PtxKernel Build(PtxTarget target, int vocabulary, int? stride = null)
+    public static PtxKernel Build(PtxTarget target, int vocabulary, int? stride)
     {
-        ArgumentOutOfRangeException.ThrowIfGreaterThan((uint)(vocabulary - 1), (1u << (2 * MassHistogram.Bits)) - 1, nameof(vocabulary));
+        ArgumentOutOfRangeException.ThrowIfGreaterThan((uint)(vocabulary - 1), (1u << 22) - 1, nameof(vocabulary));
         var k = new PtxBuilder(target, $"sample_{vocabulary}_{stride ?? vocabulary}", BlockThreads);
         new Emitter(k, vocabulary, stride).Emit();
         return k.Build();
     }
 
-    /// <summary>Launches it.</summary>
-    /// <param name="stream">Where.</param>
-    /// <param name="logits">F32 [rows, stride].</param>
-    /// <param name="parameters"><see cref="SamplingRow"/> [rows].</param>
-    /// <param name="tokens">S32 [rows].</param>
-    /// <param name="rows">Rows.</param>
-    public void Launch(IDeviceStream stream, DevicePointer logits, DevicePointer parameters, DevicePointer tokens, int rows) =>
-        Launch(stream, rows, [Argument.Of(logits), Argument.Of(parameters), Argument.Of(tokens)], overlapPrevious: true);
+    public void Launch(IDeviceStream stream, Dim3 grid, DevicePointer logits, DevicePointer parameters, DevicePointer tokens, DevicePointer scratch) =>
+        Launch(stream, grid, [Argument.Of(logits), Argument.Of(parameters), Argument.Of(tokens), Argument.Of(scratch)], overlapPrevious: true);
 
     /// <summary>The kernel's parts, on what they share.</summary>
     private sealed class Emitter
     {
         private readonly PtxBuilder _k;
-        private readonly int _vocabulary;
-        private readonly LogitRow _row;
-        private readonly Global _parameters, _token;
+        private readonly DrawnRow _drawn;
         private readonly MassHistogram _histogram;
-        private readonly Shared _scratch, _list, _listed;
-        private readonly U32 _bound; // no candidate's weight has a larger key
-        private F32 _scale, _max;
-        private U32 _candidates;
-        private U64 _uniform, _topP;
+        private readonly Shared _scratch, _found, _keys, _before, _firstOfBin;
 
         public Emitter(PtxBuilder k, int vocabulary, int? stride)
         {
-            (_k, _vocabulary) = (k, vocabulary);
-            Global logits = k.Pointer("logits");
-            _parameters = k.Pointer("parameters").At(k.BlockX, SamplingRow.Bytes);
-            _token = k.Pointer("tokens").At(k.BlockX, sizeof(int));
-            _row = new LogitRow(k, logits, vocabulary, stride);
-            _histogram = new MassHistogram(k);
+            _k = k;
+            _drawn = new DrawnRow(k, vocabulary, stride);
             _scratch = k.AllocateShared(k.Warps * sizeof(ulong));
-            _list = k.AllocateShared(Room * sizeof(ulong));
-            _listed = k.AllocateShared(sizeof(uint));
-            _bound = k.Variable<U32>(One - 1); // a weight of zero is no candidate
+            _found = k.AllocateShared(2 * sizeof(ulong));
+            _keys = k.AllocateShared(Room * sizeof(ulong));
+            _before = k.AllocateShared(Room * sizeof(ulong));
+            _firstOfBin = k.AllocateShared(Bins * sizeof(uint));
+            _histogram = new MassHistogram(k);
         }
 
         public void Emit()
         {
-            _k.WaitForPreviousKernel();
-            U32[] words = _k.LoadVector<U32>(_parameters, 4);
-            (F32 temperature, F32 minP, U32 topK) = (_k.AsFloat(words[0]), _k.AsFloat(words[1]), words[2]);
-            U64[] fractions = _k.LoadVector<U64>(_parameters + 16, 2);
-            (_topP, _uniform) = (fractions[0], fractions[1]);
-
-            U64 best = _row.BestOfBlock(_row.Best(), _scratch);
-            Pred isFirst = _k.Thread.Is(0), isDecided = temperature.Is(0f) | _row.IsNotFinite(best);
-            _k.Store(_token, _row.Report(best), isFirst & isDecided);
-            _k.ReturnIf(isDecided);
-
-            _max = _row.LogitOf(best);
-            _scale = _k.Min(_k.Divide(MathF.Log2(MathF.E), temperature), 1e30f);
-            _k.Set(topK, _k.Select(topK < _vocabulary, topK, 0));
-            Pred isFiltered = topK.IsNot(0) | (minP > 0f) | (_topP < ulong.MaxValue);
-            U32 token = _k.Variable<U32>(0);
-            _k.If(isFiltered, () => _k.Set(token, DrawFiltered(topK, minP)), () => _k.Set(token, DrawFromAll()));
-            _k.Store(_token, token, isFirst);
+            _k.ReturnIf(!_drawn.IsFiltered);
+            Gather();
+            _drawn.OnlyLastBlock(_found);
+            U32 listed = _k.Load<U32>(_drawn.Scratch.Listed, CacheHint.L2Only), token = _k.Variable<U32>(0);
+            U64 total = _k.Load<U64>(_drawn.Scratch.Total);
+            U32 rank = _k.Load<U32>(_drawn.Scratch.Rank);
+            _k.If(listed <= Room, () => _k.Set(token, ChooseFromList(listed, total, rank)), () => _k.Set(token, ChooseFromRow(total, rank)));
+            _k.Store(_drawn.Token, token, _k.Thread.Is(0));
+            Clear();
         }
 
-        /// <summary>By rising id: first the segment in which the sum passes the threshold, then the token in it.</summary>
-        private U32 DrawFromAll()
+        /// <summary>Lists the tokens within the bounds, as far as there is room, and counts them.</summary>
+        private void Gather()
         {
-            int segment = ((_vocabulary - 1) / (MassHistogram.Bins * 128) * 128) + 128;
-            _histogram.Clear();
-            using (_k.For(_k.Warp, (_vocabulary + segment - 1) / segment, _k.Warps, out U32 i))
-            {
-                U64 sum = _k.Variable<U64>(0ul);
-                using (_k.For((i * segment) + (_k.Lane * 4), (i * segment) + segment, 128, out U32 first))
+            SamplingScratch row = _drawn.Scratch;
+            U32[] bounds = [.. _k.LoadVector<U32>(row.Bounds, 4), .. _k.LoadVector<U32>(row.Bounds + 16, 2)];
+            U32[] widths = [bounds[1] - bounds[0], bounds[3] - bounds[2], bounds[5] - bounds[4]];
+            _drawn.Row.Scan(
+                (logit, token) =>
                 {
-                    foreach (F32 logit in _row.Load(first, 4))
-                        _k.AddInto(sum, Mass(Weight(logit)));
-                }
+                    (_, U32 bin, Pred passes) = _drawn.Place(logit);
+                    Pred isWanted = passes & (((bin - bounds[0]) <= widths[0]) | ((bin - bounds[2]) <= widths[1]) | ((bin - bounds[4]) <= widths[2]));
+                    U32 votes = _k.Ballot(isWanted);
+                    using (_k.If(votes.IsNot(0), uniform: true))
+                    {
+                        U32 place = _k.Variable<U32>(0);
+                        using (_k.If(_k.Lane.Is(0)))
+                            _k.Set(place, _k.AtomicAdd(row.Listed, _k.PopulationCount(votes)));
+                        place = _k.ShuffleFrom(place, 0) + _k.PopulationCount(votes & _k.LanesBefore);
+                        _k.Store(row.List.At(place, sizeof(ulong)), _drawn.Row.KeyOf(logit, token), isWanted & (place < Room));
+                    }
+                },
+                part: (_k.BlockY, _k.GridY));
+        }
 
-                _k.Store(_histogram[i], _k.ReduceLanes(sum, 32, (a, b) => a + b), _k.Lane.Is(0));
+        private U32 ChooseFromList(U32 listed, U64 total, U32 rank)
+        {
+            U32 size = _k.Variable<U32>(1);
+            using (_k.While(() => size < listed))
+                _k.Set(size, size << 1);
+            using (_k.For(_k.Thread, size, _k.Threads, out U32 i))
+                _k.Store(_keys.At(i, sizeof(ulong)), _k.Load<U64>(_drawn.Scratch.List.At(i, sizeof(ulong)), CacheHint.L2Only, i < listed));
+            Sort(size);
+            SumBefore(listed, size);
+
+            U64 mass = _k.Variable(total);
+            using (_k.If(_drawn.HasTopK))
+                _k.Set(mass, Find(listed, token => token.Rank.Is(rank)).Through);
+            using (_k.If(_drawn.HasTopP))
+            {
+                U64 nucleus = _drawn.Nucleus(mass);
+                _k.Set(mass, Find(listed, token => (token.Before <= nucleus) & (nucleus < token.Through)).Through); // with all of the last one's
             }
 
-            (U32 chosen, U64 rest) = _histogram.Crossing(_k.MultiplyHigh(_histogram.Total(), _uniform));
-            _histogram.Clear();
-            using (_k.For(_k.Thread, segment, _k.Threads, out U32 i))
-                _k.Store(_histogram[i], Mass(Weight(_row.Load((chosen * segment) + i, 1)[0])));
-            return (chosen * segment) + _histogram.Crossing(rest).Bin;
+            U64 threshold = _k.MultiplyHigh(mass, _drawn.Uniform);
+            return _drawn.Row.TokenOf(Find(listed, token => (token.Before <= threshold) & (threshold < token.Through)).Key);
         }
 
-        private U32 DrawFiltered(U32 topK, F32 minP)
+        /// <summary>Sorts the keys, the largest first: a bitonic network (Batcher, 1968).</summary>
+        /// <param name="size">A power of two.</param>
+        private void Sort(U32 size)
         {
-            Pred hasTopK = topK.IsNot(0), hasTopP = _topP < ulong.MaxValue;
-            _k.Set(_bound, _k.Min(_bound, One - minP.AsU32));
-            U64 mass = _k.Variable<U64>(0ul);
-            U32 rank = _k.Variable<U32>(0);
-            _histogram.Clear();
-            _row.Scan((logit, _) =>
+            U32 width = _k.Variable<U32>(2);
+            using (_k.While(() => width <= size))
             {
-                F32 weight = Weight(logit);
-                U32 key = One - weight.AsU32;
-                Pred passes = key <= _bound;
-                _k.AddInto(mass, _k.Select(passes, Mass(weight), 0ul));
-                _k.AtomicAdd(_histogram[key >> BinShift], 1, passes & hasTopK);
-            });
-            _k.Set(mass, _k.ReduceBlock(mass, _scratch, (a, b) => a + b, 0ul));
-            _k.If(
-                hasTopK,
-                () =>
+                U32 stride = _k.Variable(width >> 1);
+                using (_k.While(() => stride > 0))
                 {
-                    _k.Set(rank, _k.Min(topK, _k.Narrow(_histogram.Total())) - 1);
-                    U32 bin = _histogram.Crossing(_k.Widen(rank)).Bin;
-                    _k.Set(_bound, _k.Min(_bound, ((bin + 1) << BinShift) - 1));
-                },
-                () =>
-                {
-                    // All that is under (1 - p) / n of the mass cannot add up to 1 - p; a little less, as this is rounded.
-                    U64 rest = _k.MultiplyHigh(mass, ulong.MaxValue - _topP);
-                    F32 least = _k.ToFloat(rest) * MathF.ScaleB(0.999f / _vocabulary, -MassBits);
-                    _k.Set(_bound, _k.Min(_bound, One - least.AsU32));
-                });
+                    _k.Barrier();
+                    using (_k.For(_k.Thread, size >> 1, _k.Threads, out U32 pair))
+                    {
+                        U32 place = (pair << 1) - (pair & (stride - 1));
+                        Shared first = _keys.At(place, sizeof(ulong)), second = _keys.At(place + stride, sizeof(ulong));
+                        (U64 a, U64 b) = (_k.Load<U64>(first), _k.Load<U64>(second));
+                        using (_k.If((a < b) ^ (place & width).IsNot(0)))
+                        {
+                            _k.Store(first, b);
+                            _k.Store(second, a);
+                        }
+                    }
 
-            Gather();
-            using (_k.If(hasTopK))
+                    _k.Set(stride, stride >> 1);
+                }
+
+                _k.Set(width, width << 1);
+            }
+
+            _k.Barrier();
+        }
+
+        /// <summary>For each key of the sorted list the sum of the masses before it in the list, and where each bin begins in it. A thread has neighbouring keys.</summary>
+        private void SumBefore(U32 listed, U32 size)
+        {
+            U32 perThread = (size + (BlockThreads - 1)) / BlockThreads, first = _k.Thread * perThread, end = _k.Min(first + perThread, listed);
+            U64 sum = _k.Variable<U64>(0ul);
+            using (_k.For(first, end, out U32 i))
+                _k.AddInto(sum, Place(_k.Load<U64>(_keys.At(i, sizeof(ulong)))).Mass);
+            U64 before = _k.Variable(_k.SumBefore(sum, _scratch).Before);
+            using (_k.For(first, end, out U32 i))
             {
-                U64 last = Descend(_k.Widen(rank), (bin, _) => _k.AtomicAdd(bin, 1)).Key;
-                U64 kept = _k.Variable<U64>(0ul);
-                ForEachCandidate(key => _k.AddInto(kept, _k.Select(key <= last, MassOf(key), 0ul)));
+                (U64 mass, U32 bin) = Place(_k.Load<U64>(_keys.At(i, sizeof(ulong))));
+                U32 previous = Place(_k.Load<U64>(_keys.At(_k.Max(i, 1) - 1, sizeof(ulong)))).Bin;
+                _k.Store(_firstOfBin.At(bin, sizeof(uint)), i, i.Is(0) | bin.IsNot(previous));
+                _k.Store(_before.At(i, sizeof(ulong)), before);
+                _k.AddInto(before, mass);
+            }
+        }
+
+        /// <summary>The one listed token that a condition holds for, and the mass up to it and with it, over the whole row.</summary>
+        private (U64 Key, U64 Through) Find(U32 listed, Func<(U64 Before, U64 Through, U32 Rank), Pred> condition)
+        {
+            _k.Barrier();
+            using (_k.For(_k.Thread, listed, _k.Threads, out U32 i))
+            {
+                U64 key = _k.Load<U64>(_keys.At(i, sizeof(ulong)));
+                (U64 mass, U32 bin) = Place(key);
+                U32 first = _k.Load<U32>(_firstOfBin.At(bin, sizeof(uint)));
+                // All bins before, then what comes before it in its own.
+                U64 inBin = _k.Load<U64>(_before.At(i, sizeof(ulong))) - _k.Load<U64>(_before.At(first, sizeof(ulong)));
+                U64 before = _k.Load<U64>(_drawn.Scratch.Masses.At(bin, sizeof(ulong))) + inBin, through = before + mass;
+                U32 rank = _k.Load<U32>(_drawn.Scratch.Counts.At(bin, sizeof(uint))) + (i - first);
+                _k.StoreVector<U64>(_found, [key, through], condition((before, through, rank)));
+            }
+
+            _k.Barrier();
+            U64[] found = _k.LoadVector<U64>(_found, 2);
+            return (found[0], found[1]);
+        }
+
+        private U32 ChooseFromRow(U64 total, U32 rank)
+        {
+            U64 mass = _k.Variable(total);
+            using (_k.If(_drawn.HasTopK))
+            {
+                U64 last = Descend(_k.Widen(rank), (bin, _) => _k.AtomicAdd(bin, 1)).Key, kept = _k.Variable<U64>(0ul);
+                ForEachToken(key => _k.AddInto(kept, _k.Select(key <= last, Place(~key).Mass, 0ul)));
                 _k.Barrier();
                 _k.Set(mass, _k.ReduceBlock(kept, _scratch, (a, b) => a + b, 0ul));
             }
 
-            using (_k.If(hasTopP))
+            using (_k.If(_drawn.HasTopP))
             {
-                U64 nucleus = _k.Max(_k.MultiplyHigh(mass, _topP), 1ul) - 1ul;
-                (U64 last, U64 rest) = Descend(nucleus, (bin, key) => _k.AtomicAdd(bin, MassOf(key)));
-                _k.Set(mass, (nucleus - rest) + MassOf(last)); // with all of the last one's
+                U64 nucleus = _drawn.Nucleus(mass);
+                (U64 last, U64 rest) = Descend(nucleus, (bin, key) => _k.AtomicAdd(bin, Place(~key).Mass));
+                _k.Set(mass, (nucleus - rest) + Place(~last).Mass);
             }
 
-            U64 drawn = Descend(_k.MultiplyHigh(mass, _uniform), (bin, key) => _k.AtomicAdd(bin, MassOf(key))).Key;
-            return _k.Narrow(drawn) & ((1u << TokenBits) - 1);
+            U64 drawn = Descend(_k.MultiplyHigh(mass, _drawn.Uniform), (bin, key) => _k.AtomicAdd(bin, Place(~key).Mass)).Key;
+            return _drawn.Row.TokenOf(~drawn);
         }
 
-        /// <summary>Puts the keys of the tokens within the bound into shared memory, as far as there is room, and counts them.</summary>
-        private void Gather()
-        {
-            _k.Store<U32>(_listed, _k.Variable<U32>(0), _k.Thread.Is(0));
-            _k.Barrier();
-            _row.Scan((logit, token) =>
-            {
-                U32 weight = One - Weight(logit).AsU32;
-                Pred passes = weight <= _bound;
-                U32 votes = _k.Ballot(passes);
-                using (_k.If(votes.IsNot(0), uniform: true))
-                {
-                    U32 place = _k.Variable<U32>(0);
-                    using (_k.If(_k.Lane.Is(0)))
-                        _k.Set(place, _k.AtomicAdd(_listed, _k.PopulationCount(votes)));
-                    place = _k.ShuffleFrom(place, 0) + _k.PopulationCount(votes & _k.LanesBefore);
-                    _k.Store(_list.At(place, sizeof(ulong)), KeyOf(weight, token), passes & (place < Room));
-                }
-            });
-            _k.Barrier();
-            _candidates = _k.Load<U32>(_listed);
-        }
-
-        /// <summary>The key at which the running sum, by rising key, comes to exceed a threshold, and what of the threshold was left there.</summary>
-        /// <param name="threshold">Less than the sum of all candidates.</param>
+        /// <summary>The key at which the running sum, by rising key, comes to exceed a threshold, and what of the threshold was left there. Keys are complements here: the likeliest is the least.</summary>
+        /// <param name="threshold">Less than the sum of all.</param>
         /// <param name="add">Adds what a key counts to a bin.</param>
         private (U64 Key, U64 Left) Descend(U64 threshold, Action<Shared, U64> add)
         {
@@ -231,7 +207,7 @@ public sealed class SampleKernel(KernelCache cache, int vocabulary, int? stride 
             {
                 U32 shift = (KeyBits - MassHistogram.Bits) - (digit * MassHistogram.Bits);
                 _histogram.Clear();
-                ForEachCandidate(key =>
+                ForEachToken(key =>
                 {
                     U64 digits = key >> shift;
                     using (_k.If((digits >> MassHistogram.Bits).Is(prefix)))
@@ -245,27 +221,30 @@ public sealed class SampleKernel(KernelCache cache, int vocabulary, int? stride 
             return (prefix, rest);
         }
 
-        private void ForEachCandidate(Action<U64> visit) => _k.If(
-            _candidates <= Room,
-            () =>
+        private void ForEachToken(Action<U64> visit) => _drawn.Row.Scan((logit, token) =>
+        {
+            using (_k.If(_drawn.Place(logit).Passes))
+                visit(~_drawn.Row.KeyOf(logit, token));
+        });
+
+        private (U64 Mass, U32 Bin) Place(U64 key)
+        {
+            (U64 mass, U32 bin, _) = _drawn.Place(_drawn.Row.LogitOf(key));
+            return (mass, bin);
+        }
+
+        private void Clear()
+        {
+            _k.Barrier(); // all have read what there was
+            U32 zero = _k.Variable<U32>(0);
+            U64 none = _k.Variable<U64>(0ul);
+            using (_k.For(_k.Thread, Bins, _k.Threads, out U32 bin))
             {
-                using (_k.For(_k.Thread, _candidates, _k.Threads, out U32 i))
-                    visit(_k.Load<U64>(_list.At(i, sizeof(ulong))));
-            },
-            () => _row.Scan((logit, token) =>
-            {
-                U32 weight = One - Weight(logit).AsU32;
-                using (_k.If(weight <= _bound))
-                    visit(KeyOf(weight, token));
-            }));
+                _k.Store(_drawn.Scratch.Masses.At(bin, sizeof(ulong)), none);
+                _k.Store(_drawn.Scratch.Counts.At(bin, sizeof(uint)), zero);
+            }
 
-        /// <summary>e^((logit - max) / temperature), in [0, 1].</summary>
-        private F32 Weight(F32 logit) => _k.Exp2((logit - _max) * _scale);
-
-        private U64 KeyOf(U32 weight, U32 token) => (_k.Widen(weight) << TokenBits) | _k.Widen(token);
-
-        private U64 MassOf(U64 key) => Mass(_k.AsFloat(One - _k.Narrow(key >> TokenBits)));
-
-        private U64 Mass(F32 weight) => _k.TruncateToU64(weight * MathF.ScaleB(1, MassBits));
+            _k.Store(_drawn.Scratch.Listed, zero, _k.Thread.Is(0));
+        }
     }
 }

@@ -24,7 +24,7 @@ internal sealed class CudaOps(IDevice device, ElementType type, int rows) : IDis
     private readonly Dictionary<(DenseProduct, DenseTiling), DenseGemvKernel> _denseGemv = [];
     private readonly Dictionary<(PackedProduct, int), PackedGemmKernel> _gemm = [];
     private readonly Dictionary<(int, int), ArgmaxKernel> _argmax = [];
-    private readonly Dictionary<(int, int), SampleKernel> _sample = [];
+    private readonly Dictionary<(int, int), SampleKernels> _sample = [];
     private readonly Dictionary<int, PenaltyKernel> _penalty = [];
     private readonly Dictionary<(int, int, int), LogprobsKernel> _logprobs = [];
     private readonly Dictionary<(PackedFormat, ElementType), UnpackKernel> _unpack = [];
@@ -86,7 +86,7 @@ internal sealed class CudaOps(IDevice device, ElementType type, int rows) : IDis
 
     public ArgmaxKernel Argmax(int vocabulary, int stride) => Get(_argmax, (vocabulary, stride), static (cache, key) => new ArgmaxKernel(cache, key.Item1, key.Item2));
 
-    public SampleKernel Sample(int vocabulary, int stride) => Get(_sample, (vocabulary, stride), static (cache, key) => new SampleKernel(cache, key.Item1, key.Item2));
+    public SampleKernels Sample(int vocabulary, int stride) => Get(_sample, (vocabulary, stride), static (cache, key) => new SampleKernels(cache, key.Item1, key.Item2));
 
     public PenaltyKernel Penalty(int stride) => Get(_penalty, stride, static (cache, stride) => new PenaltyKernel(cache, stride));
 

@@ -44,7 +44,7 @@ internal sealed unsafe class CudaSampler : LogitSampler
         long resultBytes = (long)rows * 2 * (1 + SamplingOptions.MostLogprobs) * sizeof(int);
         _inputs = take(inputBytes);
         _results = take(resultBytes);
-        _scratch = take((long)rows * ArgmaxKernel.ScratchBytes);
+        _scratch = take((long)rows * SampleKernels.ScratchBytes); // more than the likeliest token alone needs
         _logprobs = new int[rows];
         _added = new bool[rows];
         if (device is null)
@@ -109,7 +109,7 @@ internal sealed unsafe class CudaSampler : LogitSampler
         if (_adjusts)
             _ops.Penalty(stride).Launch(stream, _logits.Pointer, penalties, entries, entries, _rows);
         if (_draws)
-            _ops.Sample(vocabulary, stride).Launch(stream, _logits.Pointer, _inputs, _results, _rows);
+            _ops.Sample(vocabulary, stride).Launch(stream, _logits.Pointer, _inputs, _results, _scratch, _rows);
         else
             _ops.Argmax(vocabulary, stride).Launch(stream, _logits.Pointer, _results, _scratch, _rows);
         if (most >= 0)
