@@ -71,13 +71,13 @@ public sealed class Sampler
     /// <param name="logits">The network's logits; changed.</param>
     /// <param name="workspace">Memory to work in.</param>
     /// <param name="logprobs">Log-probabilities, where the parameters ask for them.</param>
-    /// <exception cref="NonFiniteLogitException">A logit is NaN or infinite.</exception>
+    /// <exception cref="NonFiniteLogitException">A logit is NaN or plus infinity, or all are minus infinity.</exception>
     public int Sample(Span<float> logits, SamplerWorkspace workspace, out TokenLogprobs? logprobs)
     {
-        CheckFinite(logits);
         if (_parameters.Logprobs is not null)
             logits.CopyTo(workspace.Raw);
         Adjust(logits);
+        CheckFinite(logits);
         int token = _parameters.Temperature == 0 ? TensorPrimitives.IndexOfMax(logits) : Draw(logits, ref _random, workspace);
         logprobs = _parameters.Logprobs is { } count ? TokenLogprobs.Of(workspace.Raw.AsSpan(0, logits.Length), token, count, workspace.Weights) : null;
         Note(token);
@@ -142,18 +142,18 @@ public sealed class Sampler
     /// </remarks>
     /// <param name="logits">The smaller network's; changed.</param>
     /// <param name="workspace">Memory to work in.</param>
-    /// <exception cref="NonFiniteLogitException">A logit is NaN or infinite.</exception>
+    /// <exception cref="NonFiniteLogitException">A logit is NaN or plus infinity, or all are minus infinity.</exception>
     public int Draft(Span<float> logits, SamplerWorkspace workspace)
     {
-        CheckFinite(logits);
         Adjust(logits);
+        CheckFinite(logits);
         return _parameters.Temperature == 0 ? TensorPrimitives.IndexOfMax(logits) : Draw(logits, ref _drafting, workspace);
     }
 
-    // The largest of several NaN or infinite logits, or the only one: NaN counts as the largest magnitude.
+    // The first NaN, else the largest: minus infinity is a token that can't be, unless all are.
     internal static void CheckFinite(ReadOnlySpan<float> logits)
     {
-        int index = TensorPrimitives.IndexOfMaxMagnitude(logits);
+        int index = TensorPrimitives.IndexOfMax(logits);
         if (!float.IsFinite(logits[index]))
             throw new NonFiniteLogitException(index, logits[index]);
     }

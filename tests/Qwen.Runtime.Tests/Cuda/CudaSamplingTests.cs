@@ -42,7 +42,8 @@ public sealed class CudaSamplingTests
         Sampler[] device = [.. Ways.Select(Make)], host = [.. Ways.Select(Make)];
         for (int step = 0; step < 4; step++)
         {
-            float[] logits = [.. Enumerable.Range(0, 2 * Ways.Length * Stride).Select(i => i % Stride < Vocabulary ? (random.NextSingle() - 0.5f) * 12 : 1000)];
+            // minus infinity now and then: a token that can't be, on either side
+            float[] logits = [.. Enumerable.Range(0, 2 * Ways.Length * Stride).Select(i => i % Stride >= Vocabulary ? 1000 : random.Next(20) == 0 ? float.NegativeInfinity : (random.NextSingle() - 0.5f) * 12)];
             gpu.Begin(logits);
             var expected = new List<(int Row, int Token, TokenLogprobs? Logprobs)>();
             for (int i = 0; i < Ways.Length; i++)
@@ -64,6 +65,7 @@ public sealed class CudaSamplingTests
             }
 
             gpu.Sampler.Run(Vocabulary);
+            gpu.Sampler.Wait();
             Assert.Equal(2 * (Ways.Length - 1), expected.Count);
             foreach ((int row, int token, TokenLogprobs? logprobs) in expected)
             {
@@ -78,9 +80,10 @@ public sealed class CudaSamplingTests
     }
 
     [Theory]
-    [InlineData(float.NaN)]
-    [InlineData(float.PositiveInfinity)]
-    public void ALogitThatIsNotFinite_FailsItsRowAlone(float bad)
+    [InlineData(float.NaN, 5)]
+    [InlineData(float.PositiveInfinity, 5)]
+    [InlineData(float.NegativeInfinity, 0)] // all of them
+    public void ALogitThatIsNotFinite_FailsItsRowAlone(float bad, int reported)
     {
         const int Vocabulary = 64;
         foreach (double temperature in (double[])[0, 1])
@@ -88,13 +91,18 @@ public sealed class CudaSamplingTests
             using var gpu = new Sampling(rows: 8, Vocabulary);
             float[] logits = new float[8 * Vocabulary];
             logits[Vocabulary + 5] = bad;
+            if (float.IsNegativeInfinity(bad))
+                logits.AsSpan(Vocabulary, Vocabulary).Fill(bad);
             logits[(2 * Vocabulary) + 9] = 1000;
             gpu.Begin(logits);
             for (int row = 0; row < 3; row++)
                 Assert.True(gpu.Sampler.TryAdd(row, new Sampler(new SamplingOptions { Temperature = temperature, Logprobs = 1 }.Resolve(GenerationDefaults.None, Vocabulary), [], []), []));
             gpu.Sampler.Run(Vocabulary);
+            gpu.Sampler.Wait();
+            var host = new Sampler(new SamplingOptions { Temperature = temperature }.Resolve(GenerationDefaults.None, Vocabulary), [], []);
 
-            Assert.Equal(5, Assert.Throws<NonFiniteLogitException>(() => gpu.Sampler.Token(1)).Token);
+            Assert.Equal(reported, Assert.Throws<NonFiniteLogitException>(() => gpu.Sampler.Token(1)).Token);
+            Assert.Equal(reported, Assert.Throws<NonFiniteLogitException>(() => host.Sample(logits.AsSpan(Vocabulary, Vocabulary).ToArray(), new SamplerWorkspace(Vocabulary), out _)).Token);
             Assert.InRange(gpu.Sampler.Token(0)!.Value, 0, Vocabulary - 1);
             Assert.Equal(9, gpu.Sampler.Token(2));
         }

@@ -123,13 +123,25 @@ public sealed class SamplerTests
     [Theory]
     [InlineData(float.NaN)]
     [InlineData(float.PositiveInfinity)]
-    [InlineData(float.NegativeInfinity)]
     public void ANonFiniteLogit_IsReported(float value)
     {
         float[] logits = (float[])Logits.Clone();
         logits[5] = value;
         var sampler = new Sampler(new SamplingOptions().Resolve(GenerationDefaults.None, Logits.Length), [], []);
         Assert.Equal(5, Assert.Throws<NonFiniteLogitException>(() => sampler.Sample(logits, new SamplerWorkspace(Logits.Length), out _)).Token);
+    }
+
+    [Theory]
+    [InlineData(0)]
+    [InlineData(1)]
+    public void MinusInfinity_IsATokenThatCannotBe_UnlessAllAre(double temperature)
+    {
+        var workspace = new SamplerWorkspace(Logits.Length);
+        var sampler = new Sampler(new SamplingOptions { Temperature = temperature, Seed = 1 }.Resolve(GenerationDefaults.None, Logits.Length), [], []);
+        float[] one = [.. Logits.Select((_, i) => i == 3 ? -1 : float.NegativeInfinity)], none = [.. Logits.Select(_ => float.NegativeInfinity)];
+
+        Assert.Equal(3, sampler.Sample(one, workspace, out _));
+        Assert.Equal(0, Assert.Throws<NonFiniteLogitException>(() => sampler.Sample(none, workspace, out _)).Token);
     }
 
     [Fact]

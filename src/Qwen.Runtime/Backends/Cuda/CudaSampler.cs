@@ -10,7 +10,7 @@ namespace Qwen.Runtime.Backends.Cuda;
 /// </summary>
 /// <remarks>
 /// The host samples rows whose log-probabilities are wanted beside penalties or biases, which change the logits in place, and rows whose lists of tokens
-/// find no room. A logit of minus infinity is a banned token here, and only an error on the host.
+/// find no room.
 /// </remarks>
 internal sealed unsafe class CudaSampler : LogitSampler
 {
