@@ -35,7 +35,7 @@ public static class KernelCatalog
                     var shape = new AttentionShape(type, stored, heads, kvHeads, headDim, 16, HasKeyBias: !hasQkNorm && stored.Bytes() == 1);
                     yield return DecodeAttentionKernel.Build(target, shape);
                     yield return PrefillAttentionKernel.Build(target, shape);
-                    yield return PrefillAttentionKernel.Build(target, shape, isShort: true);
+                    yield return PrefillAttentionKernel.BuildShort(target, shape);
                 }
             }
         }

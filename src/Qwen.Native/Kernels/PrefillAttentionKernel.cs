@@ -9,7 +9,7 @@ namespace Qwen.Native.Kernels;
 /// attended[t, h] = sum over p up to t's position of softmax(q[t, h] . k[p] / sqrt(D)) v[p].
 /// </summary>
 /// <remarks>
-/// FlashAttention-2 (Dao, 2023) on mma. The query heads of a key and value head are rows next to each other, [token][head of the group], so that a
+/// FlashAttention-2 (Dao, 2023) on mma, and 3 on Hopper where <see cref="PrefillTiling"/> says so. The query heads of a key and value head are rows next to each other, [token][head of the group], so that a
 /// tile's keys serve all of them and a short chunk still fills tiles. A warp has 32 rows (16 where chunks are short): each fragment of
 /// keys and values that it reads from shared memory meets two of queries, which halves the traffic that would bound it otherwise. Keys of
 /// tile i + 1 come while tile i's values are summed, values of tile i while its scores are. Blocks with the longest rows start first.
@@ -18,28 +18,49 @@ public sealed class PrefillAttentionKernel : Kernel
 {
     private readonly AttentionShape _shape;
     private readonly ShortChunks _short;
+    private readonly int _rows;
 
     /// <summary>Compiles it.</summary>
     /// <param name="cache">Where.</param>
     /// <param name="shape">What for.</param>
     public PrefillAttentionKernel(KernelCache cache, AttentionShape shape)
-        : base(cache, Build(cache.Target, shape))
+        : this(cache, shape, PrefillTiling.For(cache.Target, shape))
     {
-        _shape = shape;
+    }
+
+    /// <summary>Compiles it with other tiles than usual.</summary>
+    /// <param name="cache">Where.</param>
+    /// <param name="shape">What for.</param>
+    /// <param name="tiling">The tiles.</param>
+    public PrefillAttentionKernel(KernelCache cache, AttentionShape shape, PrefillTiling tiling)
+        : base(cache, Build(cache.Target, shape, tiling))
+    {
+        (_shape, _rows) = (shape, tiling.UsesWarpGroups ? PrefillWarpGroups.Rows : new PrefillTile(shape, tiling.Positions, IsShort: false).Rows);
         _short = new ShortChunks(cache, shape);
     }
 
     /// <summary>The kernel for a shape.</summary>
     /// <param name="target">For what device.</param>
     /// <param name="shape">The shape.</param>
-    /// <param name="isShort">For chunks of few rows.</param>
-    public static PtxKernel Build(PtxTarget target, AttentionShape shape, bool isShort = false)
+    /// <param name="tiling">The tiles; null for the usual ones.</param>
+    public static PtxKernel Build(PtxTarget target, AttentionShape shape, PrefillTiling? tiling = null)
     {
         shape.Check();
-        var tile = new PrefillTile(shape, isShort);
-        var k = new PtxBuilder(target, $"prefill_attention_{shape.Name}{(isShort ? "_short" : "")}", PrefillTile.Threads, blocksPerMultiprocessor: isShort ? 2 : 0);
-        new PrefillEmission(k, shape, tile).Emit();
+        PrefillTiling tiles = tiling ?? PrefillTiling.For(target, shape);
+        if (!tiles.UsesWarpGroups)
+            return Build(target, shape, new PrefillTile(shape, tiles.Positions, IsShort: false));
+        var k = new PtxBuilder(target, $"prefill_attention_{shape.Name}_warpgroups{tiles.Positions}{(tiles.TakesTurns ? "" : "_free")}{(tiles.HoldsQueries ? "_held" : "")}", PrefillWarpGroups.Threads, blocksPerMultiprocessor: 1);
+        new PrefillWarpGroups(k, shape, tiles).Emit();
         return k.Build();
+    }
+
+    /// <summary>The kernel for chunks of few rows.</summary>
+    /// <param name="target">For what device.</param>
+    /// <param name="shape">The shape.</param>
+    public static PtxKernel BuildShort(PtxTarget target, AttentionShape shape)
+    {
+        shape.Check();
+        return Build(target, shape, new PrefillTile(shape, PrefillTiling.OfWarps(shape).Positions, IsShort: true));
     }
 
     /// <summary>Launches it.</summary>
@@ -61,23 +82,51 @@ public sealed class PrefillAttentionKernel : Kernel
         Span<ulong> slots = stackalloc ulong[AttentionArguments.Count];
         AttentionArguments.Of(slots, qkv, attended, layer, bias, table, sequences);
         long rows = (long)mostTokens * _shape.Group;
-        int shortRows = new PrefillTile(_shape, IsShort: true).Rows, fullRows = new PrefillTile(_shape, IsShort: false).Rows;
-        if (rows <= shortRows)
+        if (rows <= PrefillTile.ShortRows)
             _short.Launch(stream, new Dim3(1, _shape.KvHeads, count), slots);
         else
-            Launch(stream, new Dim3(checked((int)((rows + fullRows - 1) / fullRows)), _shape.KvHeads, count), slots, overlapPrevious: true);
+            Launch(stream, new Dim3(checked((int)((rows + _rows - 1) / _rows)), _shape.KvHeads, count), slots, overlapPrevious: true);
     }
 
-    private sealed class ShortChunks(KernelCache cache, AttentionShape shape) : Kernel(cache, Build(cache.Target, shape, isShort: true))
+    private static PtxKernel Build(PtxTarget target, AttentionShape shape, PrefillTile tile)
+    {
+        var k = new PtxBuilder(target, $"prefill_attention_{shape.Name}{(tile.IsShort ? "_short" : "")}", PrefillTile.Threads, blocksPerMultiprocessor: tile.IsShort ? 2 : 0);
+        new PrefillEmission(k, shape, tile).Emit();
+        return k.Build();
+    }
+
+    private sealed class ShortChunks(KernelCache cache, AttentionShape shape) : Kernel(cache, BuildShort(cache.Target, shape))
     {
         public void Launch(IDeviceStream stream, Dim3 grid, ReadOnlySpan<ulong> slots) => Launch(stream, grid, slots, overlapPrevious: true);
     }
 }
 
-/// <summary>Sizes of a block of <see cref="PrefillAttentionKernel"/>.</summary>
-internal readonly record struct PrefillTile(AttentionShape Shape, bool IsShort)
+/// <summary>How <see cref="PrefillAttentionKernel"/> goes through the positions.</summary>
+/// <param name="Positions">Of a tile.</param>
+/// <param name="UsesWarpGroups">Whether by products of warp groups, which sm_90a has, of a 16-bit cache and heads of 64 or 128; else of warps.</param>
+/// <param name="TakesTurns">Whether two warp groups issue their products in turns.</param>
+/// <param name="HoldsQueries">Whether warp groups hold their queries in registers, which saves shared memory's bandwidth.</param>
+public readonly record struct PrefillTiling(int Positions, bool UsesWarpGroups = false, bool TakesTurns = false, bool HoldsQueries = false)
 {
-    public const int Warps = 4, Threads = 32 * Warps;
+    /// <summary>The fastest for a target, as far as measured.</summary>
+    public static PrefillTiling For(PtxTarget target, AttentionShape shape) =>
+        target.Has(PtxFeature.WarpGroupMma) && shape.Cache.Bytes() == 2 && shape.HeadDim is 64 or 128 ? new PrefillTiling(128, UsesWarpGroups: true, TakesTurns: true) : OfWarps(shape);
+
+    /// <summary>
+    /// With products of warps. There are half as many positions where wide rows, or what is staged beside them, need the room (99 KB
+    /// a block at most), or their conversion registers; if the block's threads can still share the copies evenly.
+    /// </summary>
+    public static PrefillTiling OfWarps(AttentionShape shape) =>
+        new(shape.HeadDim * (shape.Cache.Bytes() == 2 ? 1 : 2) > 128 && 32 * (shape.RowBytes / 16) % PrefillTile.Threads == 0 ? 32 : 64);
+}
+
+/// <summary>Sizes of a block of <see cref="PrefillAttentionKernel"/> with products of warps.</summary>
+/// <param name="Shape">The shape.</param>
+/// <param name="Positions">Positions whose keys and values are in shared memory at once.</param>
+/// <param name="IsShort">For chunks of few rows.</param>
+internal readonly record struct PrefillTile(AttentionShape Shape, int Positions, bool IsShort)
+{
+    public const int Warps = 4, Threads = 32 * Warps, ShortRows = 16 * Warps;
 
     /// <summary>Sixteens of rows of a warp: two want 255 registers at a width of 128, and there is no room for them beyond.</summary>
     public int RowTiles => IsShort || Shape.HeadDim > 128 ? 1 : 2;
@@ -85,12 +134,6 @@ internal readonly record struct PrefillTile(AttentionShape Shape, bool IsShort)
     public int WarpRows => 16 * RowTiles;
 
     public int Rows => Warps * WarpRows;
-
-    /// <summary>
-    /// Positions whose keys and values are in shared memory at once: half as many where wide rows, or what is staged beside them, need the room (99 KB
-    /// a block at most), or their conversion registers; if the block's threads can still share the copies evenly.
-    /// </summary>
-    public int Positions => Shape.HeadDim * (Shape.Cache.Bytes() == 2 ? 1 : 2) > 128 && 32 * (Shape.RowBytes / 16) % Threads == 0 ? 32 : 64;
 
     /// <summary>Bytes of a row of 16-bit values in shared memory: a power of two, with chunks swizzled, or padded by 16.</summary>
     public int RowBytes => IsSwizzled ? 2 * Shape.HeadDim : (2 * Shape.HeadDim) + 16;

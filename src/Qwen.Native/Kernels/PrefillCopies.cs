@@ -13,27 +13,22 @@ namespace Qwen.Native.Kernels;
 internal sealed class PrefillCopies
 {
     private readonly PtxBuilder _k;
-    private readonly AttentionArguments _arguments;
+    private readonly PrefillBlock _block;
     private readonly AttentionShape _shape;
     private readonly PrefillTile _tile;
     private readonly Global _from, _scales;
     private readonly Shared _staging, _stagedScales, _bias;
     private readonly bool _addsBias;
-    private readonly Func<U32, U32> _inRange;
-    private readonly Global _table;
-    private readonly U32 _head;
 
     /// <summary>Takes shared memory.</summary>
     /// <param name="k">The kernel.</param>
-    /// <param name="arguments">Its arguments.</param>
+    /// <param name="block">What it works on.</param>
     /// <param name="tile">Its sizes.</param>
     /// <param name="areKeys">Keys, or values.</param>
-    /// <param name="table">The sequence's blocks.</param>
-    /// <param name="head">The key and value head.</param>
-    /// <param name="inRange">The nearest position that has a block.</param>
-    public PrefillCopies(PtxBuilder k, AttentionArguments arguments, PrefillTile tile, bool areKeys, Global table, U32 head, Func<U32, U32> inRange)
+    public PrefillCopies(PtxBuilder k, PrefillBlock block, PrefillTile tile, bool areKeys)
     {
-        (_k, _arguments, _shape, _tile, _table, _head, _inRange) = (k, arguments, tile.Shape, tile, table, head, inRange);
+        (_k, _block, _shape, _tile) = (k, block, tile.Shape, tile);
+        AttentionArguments arguments = block.Arguments;
         (_from, _scales) = areKeys ? (arguments.Keys, arguments.KeyScales) : (arguments.Values, arguments.ValueScales);
         Rows = tile.Allocate(k, tile.Positions);
         if (IsDirect)
@@ -61,9 +56,7 @@ internal sealed class PrefillCopies
         for (int i = 0; i < PerThread; i++)
         {
             (U32 row, U32 chunk) = Mine(i);
-            U32 at = _inRange(position + row);
-            U32 block = _k.Load<U32>(_table.At(at / _shape.BlockSize, sizeof(int)), CacheHint.ReadOnly);
-            U32 vector = ((block * _shape.KvHeads + _head) * _shape.BlockSize) + (at % _shape.BlockSize);
+            U32 at = _block.InRange(position + row), vector = _block.Vector(at, _block.BlockOf(at));
             _k.CopyAsync(IsDirect ? At(i, 1, 0) : Further(_staging, i, PrefillTile.Threads * 16), _from.At(vector, _shape.RowBytes).At(chunk, 16), 16);
             if (_shape.Cache == ElementType.S8)
                 _k.CopyAsync(Further(_stagedScales, i, PrefillTile.Threads * sizeof(float)), _scales.At(vector, sizeof(float)), sizeof(float));
@@ -119,7 +112,7 @@ internal sealed class PrefillCopies
                 return;
             }
 
-            U32[] halves = _addsBias || _shape.Cache == ElementType.S8 ? Scaled(words, i, chunk, _inRange(position + row)) : Plain(words);
+            U32[] halves = _addsBias || _shape.Cache == ElementType.S8 ? Scaled(words, i, chunk, _block.InRange(position + row)) : Plain(words);
             _k.StoreVector<U32>(At(i, 2, 0), halves.AsSpan(0, 4));
             _k.StoreVector<U32>(At(i, 2, 1), halves.AsSpan(4, 4));
         }
@@ -137,7 +130,7 @@ internal sealed class PrefillCopies
         var halves = new U32[8];
         F32 scale = _shape.Cache == ElementType.S8 ? _k.Load<F32>(Further(_stagedScales, i, PrefillTile.Threads * sizeof(float))) : 1f;
         U32 pair = (chunk * 16) % (_shape.HeadDim / 2); // sixteen columns are of one half of the head
-        Global turns = _addsBias ? _arguments.Rotations.At(position, _shape.HeadDim * sizeof(float)).At(pair, 2 * sizeof(float)) : default;
+        Global turns = _addsBias ? _block.Arguments.Rotations.At(position, _shape.HeadDim * sizeof(float)).At(pair, 2 * sizeof(float)) : default;
         for (int word = 0; word < 4; word++)
         {
             F32[] values = _k.Decode(_shape.Cache, words.AsSpan(word, 1));
@@ -164,7 +157,7 @@ internal sealed class PrefillCopies
     {
         int half = _shape.HeadDim / 2;
         Shared both = _k.AllocateShared(2 * _shape.HeadDim * sizeof(float));
-        Global bias = _arguments.KeyBias.At(_head, _shape.HeadDim * sizeof(float));
+        Global bias = _block.Arguments.KeyBias.At(_block.Head, _shape.HeadDim * sizeof(float));
         using (_k.For(_k.Thread, half, _k.Threads, out U32 i))
         {
             F32 lower = _k.Load<F32>(bias.At(i, sizeof(float)), CacheHint.ReadOnly), upper = _k.Load<F32>(bias.At(i, sizeof(float)) + (half * sizeof(float)), CacheHint.ReadOnly);

@@ -38,11 +38,11 @@ public sealed partial class PtxBuilder
         Line("fence.proxy.async;");
     }
 
-    /// <summary>What this thread wrote to shared memory is seen by the copy engine.</summary>
+    /// <summary>What this thread wrote to shared memory is seen by the copy engine and by products of warp groups.</summary>
     public void FenceAsyncProxy()
     {
         Require(PtxFeature.BulkCopy);
-        Line("fence.proxy.async;");
+        Line("fence.proxy.async.shared::cta;");
     }
 
     /// <summary>Arrives, and says that the copy engine will bring so many bytes.</summary>

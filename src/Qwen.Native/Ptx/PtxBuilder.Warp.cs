@@ -13,6 +13,14 @@ public sealed partial class PtxBuilder
     /// <param name="threads">Threads that take part, a multiple of 32.</param>
     public void Barrier(int id, int threads) => Line($"bar.sync {id}, {threads};");
 
+    /// <summary>A barrier of some warps alone, whose number is known only at run time, the same for all threads of a warp.</summary>
+    public void Barrier(U32 id, int threads) => Line($"bar.sync {id.Operand}, {threads};");
+
+    /// <summary>Counts as having reached a barrier, but goes on.</summary>
+    /// <param name="id">Which barrier, 1 to 15.</param>
+    /// <param name="threads">Threads that take part, those included that wait.</param>
+    public void BarrierArrive(U32 id, int threads) => Line($"bar.arrive {id.Operand}, {threads};");
+
     /// <summary>The threads of the warp get here, and see what the others wrote, before any goes on.</summary>
     public void WarpBarrier() => Line($"bar.warp.sync {AllLanes};");
 

@@ -114,7 +114,7 @@ public readonly record struct U32(Operand Operand) : IRegister<U32>
     public static U32 operator <<(U32 a, int bits) => bits == 0 ? a : PtxBuilder.Emit<U32>("shl.b32", a.Operand, Operand.Constant(bits));
 
     /// <summary>Shift to the right, zeros in.</summary>
-    public static U32 operator >>(U32 a, int bits) => bits == 0 ? a : PtxBuilder.Emit<U32>("shr.u32", a.Operand, Operand.Constant(bits));
+    public static U32 operator >>(U32 a, int bits) => bits == 0 ? a : a.Operand.IsConstant ? (uint)a.Operand.Bits >> bits : PtxBuilder.Emit<U32>("shr.u32", a.Operand, Operand.Constant(bits));
 
     /// <summary>Shift to the left.</summary>
     public static U32 operator <<(U32 a, U32 bits) => PtxBuilder.Emit<U32>("shl.b32", a.Operand, bits.Operand);

@@ -36,6 +36,20 @@ public sealed class PrefillAttentionKernelTests
         Check(90, new AttentionShape(ElementType.BF16, ElementType.BF16, group, 1, 64, 16), [(0, tokens), (77, tokens / 2)], seed: 1);
 
     [Theory]
+    [InlineData(ElementType.BF16, 128, 7, 0, 128, true)]
+    [InlineData(ElementType.BF16, 128, 7, 0, 128, false)]
+    [InlineData(ElementType.F16, 64, 2, 0, 128, true)]
+    [InlineData(ElementType.BF16, 64, 1, 200, 128, true)]
+    [InlineData(ElementType.F16, 128, 4, 0, 176, true)]
+    [InlineData(ElementType.BF16, 64, 16, 33, 96, false)]
+    [InlineData(ElementType.BF16, 128, 7, 0, 128, true, true)]
+    public void WarpGroups_GoThroughManyTiles(ElementType type, int headDim, int group, int window, int positions, bool takesTurns, bool holdsQueries = false)
+    {
+        var shape = new AttentionShape(type, type, group, 1, headDim, 16, window);
+        Check(90, shape, [(500, 40), (0, 150), (1000, 1), (127, 20)], seed: 7, tiling: new PrefillTiling(positions, UsesWarpGroups: true, takesTurns, holdsQueries));
+    }
+
+    [Theory]
     [InlineData(2)]
     [InlineData(4)]
     [InlineData(16)]
@@ -79,7 +93,7 @@ public sealed class PrefillAttentionKernelTests
 
     private static T Pick<T>(Random random, params T[] of) => of[random.Next(of.Length)];
 
-    private static void Check(int sm, AttentionShape shape, (int FirstPosition, int Tokens)[] sequences, int seed, float biasSize = 20)
+    private static void Check(int sm, AttentionShape shape, (int FirstPosition, int Tokens)[] sequences, int seed, float biasSize = 20, PrefillTiling? tiling = null)
     {
         using var device = new EmulatedDevice(sm);
         using var cache = new KernelCache(device);
@@ -88,7 +102,7 @@ public sealed class PrefillAttentionKernelTests
         int[] served = [.. Enumerable.Range(0, sequences.Length)];
         new Random(seed).Shuffle(served);
 
-        new PrefillAttentionKernel(cache, shape).Launch(
+        new PrefillAttentionKernel(cache, shape, tiling ?? PrefillTiling.For(cache.Target, shape)).Launch(
             stream, data.Qkv, data.Attended, data.Layer, data.Table, data.Upload<int>(served), served.Length, Math.Max(1, sequences.Max(s => s.Tokens)), data.Bias);
 
         Assert.Null(data.Difference(served));
