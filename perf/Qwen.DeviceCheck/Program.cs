@@ -72,7 +72,7 @@ using (device)
     ICheck[] checks =
     [
         new BandwidthCheck(), new MemoryCheck(), new LaunchCheck(), new GraphCheck(), new MatmulCheck(), new MatmulRateCheck(), new DenseGemvCheck(),
-        new WarpGroupCheck(), new KernelCompileCheck(), new RowKernelsCheck(), new SamplingKernelsCheck(), new AttentionCheck(), new PackedCheck(),
+        new WarpGroupCheck(), new KernelCompileCheck(), new RowKernelsCheck(), new SamplingKernelsCheck(), new AttentionCheck(), new PackedCheck(), new GemvLayerCheck(),
         network, new AnswersCheck(), memory, load, speed, new FaultCheck(),
     ];
     using var session = new CheckSession(device, report);

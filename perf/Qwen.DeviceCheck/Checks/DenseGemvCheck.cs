@@ -59,32 +59,41 @@ internal sealed class DenseGemvCheck : ICheck
             {
                 long bytes = (long)inputs * outputs * type.Bytes();
                 DenseProduct product = Product(name, type, ElementType.BF16, scale);
-                DenseTiling chosen = DenseTiling.For(product, outputs, session.Device.Info.Multiprocessors);
+                GemvTiling chosen = DenseGemvKernel.TilingFor(product, outputs, session.Device.Info.Multiprocessors);
                 foreach (int tokens in (int[])[1, 4, 8])
                 {
-                    Gemv($"{type} {scale}, {name}, {tokens}: {chosen.RowTiles}x{chosen.Warps}", chosen, tokens);
+                    Gemv($"{type} {scale}, {name}, {tokens}: {chosen}", chosen, tokens);
                     var shape = new MatmulShape(tokens, outputs, inputs, type, type, product.Result, product.Accumulate, WeightScale: scale, ActivationScale: scale == MatmulScale.Block128 ? MatmulScale.RowGroup128 : scale);
                     shape = shape with { Tokens = scale == MatmulScale.Block128 ? (tokens + 3) / 4 * 4 : tokens };
                     if (!session.Device.Supports(shape))
                         continue;
                     using IMatmul matmul = session.Device.CreateMatmul(shape);
-                    DevicePointer input = type == ElementType.E4M3 ? codesOfX.Pointer : x.Pointer;
-                    Measure(session, $"{type} {scale}, {name}, {tokens}: cublasLt", bytes, weights => session.Stream.Matmul(matmul, new MatmulOperands(input, pool.Pointer + weights, y.Pointer, default, scales.Pointer, scales.Pointer)));
+                    (DevicePointer input, DevicePointer scale32) = type == ElementType.E4M3 ? (codesOfX.Pointer, scales.Pointer) : (x.Pointer, default);
+                    Measure(session, $"{type} {scale}, {name}, {tokens}: cublasLt", bytes, weights => session.Stream.Matmul(matmul, new MatmulOperands(input, pool.Pointer + weights, y.Pointer, default, scale32, scale32)));
                 }
 
                 if (scale is MatmulScale.None or MatmulScale.Row)
                 {
-                    foreach (DenseTiling other in new[] { new DenseTiling(1, 4), new DenseTiling(1, 8), new DenseTiling(1, 16), new DenseTiling(2, 4), new DenseTiling(2, 8) }.Where(t => t != chosen && (t.RowTiles == 2 || !product.Gated)))
-                        Gemv($"{type} {scale}, {name}, 1: not {other.RowTiles}x{other.Warps}", other, 1);
+                    foreach (GemvTiling other in Others(chosen, product.Gated))
+                        Gemv($"{type} {scale}, {name}, 1: not {other}", other, 1);
                 }
 
-                void Gemv(string what, DenseTiling tiling, int tokens)
+                void Gemv(string what, GemvTiling tiling, int tokens)
                 {
                     var kernel = new DenseGemvKernel(cache, product, tiling);
                     Measure(session, what, bytes, weights => kernel.Launch(session.Stream, pool.Pointer + weights, scales.Pointer, x.Pointer, default, y.Pointer, outputs, inputs, tokens));
                 }
             }
         }
+    }
+
+    /// <summary>Other tilings, to choose by.</summary>
+    private static IEnumerable<GemvTiling> Others(GemvTiling chosen, bool gated)
+    {
+        GemvTiling[] all = chosen.RowTiles == 2
+            ? [new(2, 4, 3, 4), new(2, 4, 4, 3), new(2, 4, 5, 2), new(2, 8, 3, 2), new(1, 4, 5, 4)]
+            : [new(1, 4, 4, 3), new(1, 4, 6, 3), new(1, 8, 3, 3), new(1, 8, 5, 2), new(1, 16, 3, 1), new(2, 4, 3, 3)];
+        return all.Where(other => other != chosen && (!gated || other.RowTiles == 2));
     }
 
     /// <summary>Every code that is a number, subnormal ones too, times one, is its value.</summary>
@@ -95,7 +104,7 @@ internal sealed class DenseGemvCheck : ICheck
         one[13 * 2] = (byte)(type == ElementType.BF16 ? 0x80 : 0x00);
         one[(13 * 2) + 1] = (byte)(type == ElementType.BF16 ? 0x3f : 0x3c);
         using DeviceBuffer w = session.Upload<byte>([.. numbers.SelectMany(code => Enumerable.Repeat(code, 16))]), x = session.Upload<byte>(one), y = session.Device.Allocate(256 * sizeof(float));
-        new DenseGemvKernel(cache, new DenseProduct(ElementType.E4M3, type, ElementType.F32), new DenseTiling(1, 4)).Launch(session.Stream, w.Pointer, default, x.Pointer, default, y.Pointer, 256, 16, 1);
+        new DenseGemvKernel(cache, new DenseProduct(ElementType.E4M3, type, ElementType.F32), new GemvTiling(1, 4, 3, 1)).Launch(session.Stream, w.Pointer, default, x.Pointer, default, y.Pointer, 256, 16, 1);
         double[] values = SmallFloats.Decode(ElementType.E4M3, numbers);
         float[] results = session.Download<float>(y, 256);
         for (int i = 0; i < values.Length; i++)
@@ -135,7 +144,7 @@ internal sealed class DenseGemvCheck : ICheck
         using (yBuffer)
         using (scaleBuffer)
         {
-            DenseTiling tiling = DenseTiling.For(product, outputs, session.Device.Info.Multiprocessors);
+            GemvTiling tiling = DenseGemvKernel.TilingFor(product, outputs, session.Device.Info.Multiprocessors);
             new DenseGemvKernel(cache, product, tiling).Launch(session.Stream, pool.Pointer, scaleBuffer.Pointer, xBuffer.Pointer, default, yBuffer.Pointer, outputs, inputs, tokens);
             double[] y = SmallFloats.Decode(product.Result, session.Download<byte>(yBuffer, tokens * results * product.Result.Bytes()));
             int[] some = [0, results - 1, .. Enumerable.Range(0, 30).Select(_ => random.Next(results))];

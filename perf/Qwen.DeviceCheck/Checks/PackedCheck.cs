@@ -6,7 +6,7 @@ namespace Qwen.DeviceCheck.Checks;
 /// <summary>Products with 4- and 8-bit weights against plain sums, then beside the dense library at the layers of a 7B model.</summary>
 internal sealed class PackedCheck : ICheck
 {
-    private const int Copies = 3; // of a layer's weights, in turn: more than the L2 cache holds
+    private const long LeastBytes = 160 << 20; // of a layer's weights, copies in turn: more than the L2 cache holds
 
     private static readonly (string Name, int Outputs, int Inputs)[] _layers =
         [("qkv", 4608, 3584), ("output", 3584, 3584), ("gate and up", 37888, 3584), ("down", 3584, 18944)];
@@ -46,7 +46,7 @@ internal sealed class PackedCheck : ICheck
                             Compare(dense, x, session.Download<float>(y, rows * matrix.Outputs), matrix, rows);
                         }
 
-                        Action Gemv(PackedTiling tiling) => () => new PackedGemvKernel(cache, product, tiling with { Slots = format.Bits == 4 ? tiling.Slots : 3 }).Launch(session.Stream, matrix, w.Pointer, xs.Pointer, default, y.Pointer, rows);
+                        Action Gemv(GemvTiling tiling) => () => new PackedGemvKernel(cache, product, tiling with { Slots = format.Bits == 4 ? tiling.Slots : 3 }).Launch(session.Stream, matrix, w.Pointer, xs.Pointer, default, y.Pointer, rows);
 
                         Action Gemm() => () =>
                             new PackedGemmKernel(cache, product, PackedGemmKernel.TileRowsFor(format, rows)).Launch(session.Stream, matrix, w.Pointer, xs.Pointer, default, y.Pointer, rows, workspace.Pointer);
@@ -65,17 +65,18 @@ internal sealed class PackedCheck : ICheck
             foreach ((string layer, int outputs, int inputs) in _layers)
             {
                 var matrix = new PackedMatrix(outputs, inputs, format);
-                var product = new PackedProduct(format, ElementType.BF16, ElementType.BF16);
-                using DeviceBuffer w = session.Device.Allocate(Copies * matrix.ByteCount), dense = session.Device.Allocate(2L * outputs * inputs);
+                int copies = (int)(LeastBytes / matrix.ByteCount) + 1;
+                using DeviceBuffer w = session.Device.Allocate(copies * matrix.ByteCount), dense = session.Device.Allocate(2L * outputs * inputs);
                 session.Stream.Fill(w.Pointer, 0x11, w.ByteCount);
                 session.Stream.Fill(dense.Pointer, 0x11, dense.ByteCount);
                 foreach (int rows in (int[])[1, 4, 8, 16, 32, 64, 128])
                 {
+                    var product = new PackedProduct(format, ElementType.BF16, ElementType.BF16, Gated: outputs == 37888 && rows <= PackedGemvKernel.MostRows);
                     using DeviceBuffer x = session.Device.Allocate(2L * rows * inputs), y = session.Device.Allocate(2L * rows * outputs);
                     session.Stream.Fill(x.Pointer, 0, x.ByteCount);
                     PackedGemvKernel? gemv = rows <= PackedGemvKernel.MostRows ? new(cache, product, matrix) : null;
                     PackedGemmKernel? gemm = rows <= PackedGemvKernel.MostRows ? null : new(cache, product, PackedGemmKernel.TileRowsFor(format, rows));
-                    using IDeviceGraph graph = Capture(session, copy =>
+                    using IDeviceGraph graph = Capture(session, copies, copy =>
                     {
                         DevicePointer at = w.Pointer + (copy * matrix.ByteCount);
                         gemv?.Launch(session.Stream, matrix, at, x.Pointer, default, y.Pointer, rows);
@@ -90,7 +91,7 @@ internal sealed class PackedCheck : ICheck
                     var operands = new MatmulOperands(x.Pointer, dense.Pointer, y.Pointer);
                     session.Stream.Matmul(matmul, operands);
                     session.Stream.Synchronize();
-                    using IDeviceGraph library = Capture(session, _ => session.Stream.Matmul(matmul, operands));
+                    using IDeviceGraph library = Capture(session, 1, _ => session.Stream.Matmul(matmul, operands));
                     double denseSeconds = session.Seconds(() => session.Stream.Launch(library)) / Repeats;
                     session.Measure($"{name}: {seconds * 1e6:0.0} us, BF16 {denseSeconds * 1e6:0.0} us, so faster by", denseSeconds / seconds, "x");
                 }
@@ -107,14 +108,13 @@ internal sealed class PackedCheck : ICheck
         return workspace;
     }
 
-    private static IDeviceGraph Capture(CheckSession session, Action<int> launch)
+    private static IDeviceGraph Capture(CheckSession session, int copies, Action<int> launch)
     {
-        for (int i = 0; i < Copies; i++)
-            launch(i); // modules load lazily, not while a capture runs
+        launch(0); // modules load lazily, not while a capture runs
         session.Stream.Synchronize();
         session.Stream.BeginCapture();
         for (int i = 0; i < Repeats; i++)
-            launch(i % Copies);
+            launch(i % copies);
         return session.Stream.EndCapture();
     }
 

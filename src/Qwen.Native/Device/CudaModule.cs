@@ -48,6 +48,10 @@ internal sealed unsafe class CudaModule : IDeviceModule
         // The limit belongs to the entry, which others may have asked for with more.
         if (dynamicSharedBytes > Read(FunctionAttribute.MaxDynamicSharedSizeBytes))
             CudaDriver.FuncSetAttribute(function, FunctionAttribute.MaxDynamicSharedSizeBytes, dynamicSharedBytes).Check();
+
+        // The same for all kernels: a multiprocessor divides its memory into L1 and shared memory anew only when it is empty, so that kernels
+        // that asked for different parts would not overlap.
+        CudaDriver.FuncSetAttribute(function, FunctionAttribute.PreferredSharedMemoryCarveout, 100).Check();
         return new CudaFunction(_device, _handle, function, entry, dynamicSharedBytes, resources);
 
         int Read(FunctionAttribute attribute)

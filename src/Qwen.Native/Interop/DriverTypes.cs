@@ -49,6 +49,7 @@ internal enum FunctionAttribute
     LocalSizeBytes = 3,
     NumRegs = 4,
     MaxDynamicSharedSizeBytes = 8,
+    PreferredSharedMemoryCarveout = 9, // percent
 }
 
 /// <summary>CUlaunchAttributeID.</summary>

@@ -97,14 +97,13 @@ public static class KernelCatalog
         {
             foreach ((ElementType weights, MatmulScale scale) in ((ElementType, MatmulScale)[])[(type, MatmulScale.None), (ElementType.E4M3, MatmulScale.Tensor), (ElementType.E4M3, MatmulScale.Row), (ElementType.E4M3, MatmulScale.Block128)])
             {
-                foreach (DenseTiling tiling in (DenseTiling[])[new(1, 16), new(2, 4)]) // the number of warps is in constants only
-                {
-                    yield return DenseGemvKernel.Build(target, new DenseProduct(weights, type, type, scale, Bias: true), tiling);
-                    yield return DenseGemvKernel.Build(target, new DenseProduct(weights, type, ElementType.F32, scale), tiling);
-                    yield return DenseGemvKernel.Build(target, new DenseProduct(weights, type, ElementType.F32, scale, Accumulate: true), tiling);
-                }
-
-                yield return DenseGemvKernel.Build(target, new DenseProduct(weights, type, type, scale, Gated: true), new DenseTiling(2, 4));
+                (DenseProduct Product, int Outputs)[] products =
+                [
+                    (new(weights, type, type, scale, Bias: true), 4608), (new(weights, type, ElementType.F32, scale, Accumulate: true), 896),
+                    (new(weights, type, ElementType.F32, scale), 152064), (new(weights, type, type, scale, Gated: true), 37888),
+                ];
+                foreach ((DenseProduct product, int outputs) in products) // the number of warps is in constants only
+                    yield return DenseGemvKernel.Build(target, product, DenseGemvKernel.TilingFor(product, outputs, 132));
             }
         }
     }
@@ -127,7 +126,7 @@ public static class KernelCatalog
                 (PackedProduct Product, int Outputs)[] products =
                     [(new(format, type, type, Bias: true), 4608), (new(format, type, ElementType.F32, Accumulate: true), 896), (new(format, type, ElementType.F32), 152064), (new(format, type, type, Gated: true), 37888)];
                 foreach ((PackedProduct product, int outputs) in products)
-                    yield return PackedGemvKernel.Build(target, product, PackedTiling.For(product, new PackedMatrix(outputs, 3584, format), 132));
+                    yield return PackedGemvKernel.Build(target, product, PackedGemvKernel.TilingFor(product, new PackedMatrix(outputs, 3584, format), 132));
             }
 
             for (int tileRows = 16; tileRows <= PackedGemmKernel.TileRowsFor(format, 64); tileRows *= 2) // with F16 only constants differ

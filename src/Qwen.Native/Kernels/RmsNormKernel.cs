@@ -30,6 +30,7 @@ public sealed class RmsNormKernel(KernelCache cache, ElementType output, int col
         F32 epsilon = k.Float("epsilon");
         U32 scaleStride = k.Number("scale_stride");
         var row = new BlockRow(k, columns);
+        k.LetNextKernelStart(); // the product after it fills its rings meanwhile
         F32[][] weights = row.Load(ElementType.F32, weight, CacheHint.ReadOnly);
         k.WaitForPreviousKernel();
 
@@ -42,7 +43,6 @@ public sealed class RmsNormKernel(KernelCache cache, ElementType output, int col
             row.Store(ElementType.F32, xRow, values);
         }
 
-        k.LetNextKernelStart();
         F32 squares = k.Variable<F32>(0f);
         foreach (F32 value in values.SelectMany(vector => vector))
             k.FmaInto(squares, value, value);

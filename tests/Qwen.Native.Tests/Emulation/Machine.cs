@@ -9,9 +9,10 @@ internal sealed class Machine : IDisposable
 {
     private readonly List<IDisposable> _owned = [];
 
-    public Machine(int computeCapability = 90)
+    public Machine(int computeCapability = 90, int? multiprocessors = null)
     {
-        Device = new EmulatedDevice(computeCapability);
+        DeviceInfo info = EmulatedDevice.Describe(computeCapability);
+        Device = new EmulatedDevice(info with { Multiprocessors = multiprocessors ?? info.Multiprocessors });
         Stream = Device.CreateStream();
         _owned.Add(Stream);
     }

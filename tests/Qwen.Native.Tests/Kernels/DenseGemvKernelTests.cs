@@ -23,12 +23,12 @@ public sealed class DenseGemvKernelTests
     [MemberData(nameof(Weights))]
     public void Product_IsThatOfPlainSums(ElementType weights, ElementType activations, MatmulScale scale)
     {
-        using var machine = new KernelMachine();
+        using var machine = new KernelMachine(multiprocessors: 2); // so that blocks have several rows in turn
         foreach ((ElementType result, bool accumulate) in ((ElementType, bool)[])[(activations, false), (ElementType.F32, false), (ElementType.F32, true)])
         {
             var product = new DenseProduct(weights, activations, result, scale, accumulate, Bias: machine.Random.Next(2) == 0);
             foreach (int rowTiles in (int[])[1, 2])
-                Check(machine, product, new DenseTiling(rowTiles, 4 << machine.Random.Next(3)), machine.Random.Next(1, 13) * 8, machine.Random.Next(1, 90) * 16, machine.Random.Next(1, 9));
+                Check(machine, product, Tiling(machine.Random, rowTiles), machine.Random.Next(1, 13) * 8, machine.Random.Next(1, 90) * 16, machine.Random.Next(1, 9));
         }
     }
 
@@ -36,10 +36,10 @@ public sealed class DenseGemvKernelTests
     [MemberData(nameof(Weights))]
     public void Gated_IsSwiGluOfBothHalves(ElementType weights, ElementType activations, MatmulScale scale)
     {
-        using var machine = new KernelMachine();
+        using var machine = new KernelMachine(multiprocessors: 2);
         int multiple = scale == MatmulScale.Block128 ? 128 : 8;
         var product = new DenseProduct(weights, activations, activations, scale, Bias: machine.Random.Next(2) == 0, Gated: true);
-        Check(machine, product, new DenseTiling(2, 4), 2 * multiple * machine.Random.Next(1, 128 / multiple + 1), machine.Random.Next(1, 40) * 16, machine.Random.Next(1, 9));
+        Check(machine, product, Tiling(machine.Random, 2), 2 * multiple * machine.Random.Next(1, 128 / multiple + 1), machine.Random.Next(1, 40) * 16, machine.Random.Next(1, 9));
     }
 
     [Theory]
@@ -51,7 +51,7 @@ public sealed class DenseGemvKernelTests
     {
         using var machine = new KernelMachine();
         foreach (int rowTiles in (int[])[1, 2])
-            Check(machine, new DenseProduct(ElementType.BF16, ElementType.BF16, ElementType.F32), new DenseTiling(rowTiles, 4), outputs, inputs, tokens);
+            Check(machine, new DenseProduct(ElementType.BF16, ElementType.BF16, ElementType.F32), new GemvTiling(rowTiles, 4, 3, 1), outputs, inputs, tokens);
     }
 
     [Theory]
@@ -62,8 +62,8 @@ public sealed class DenseGemvKernelTests
         using var machine = new KernelMachine(computeCapability);
         foreach (ElementType type in _types)
         {
-            Check(machine, new DenseProduct(type, type, type, Bias: true), new DenseTiling(1, 8), 32, 288, 3);
-            Check(machine, new DenseProduct(ElementType.E4M3, type, ElementType.F32, MatmulScale.Row, Accumulate: true), new DenseTiling(2, 4), 48, 272, 3);
+            Check(machine, new DenseProduct(type, type, type, Bias: true), new GemvTiling(1, 8, 3, 1), 32, 288, 3);
+            Check(machine, new DenseProduct(ElementType.E4M3, type, ElementType.F32, MatmulScale.Row, Accumulate: true), new GemvTiling(2, 4, 3, 1), 48, 272, 3);
         }
     }
 
@@ -74,7 +74,7 @@ public sealed class DenseGemvKernelTests
         foreach (ElementType type in _types)
         {
             // Each row of W is all codes times ones of x at one place: the result is the code's value.
-            var kernel = new DenseGemvKernel(machine.Cache, new DenseProduct(ElementType.E4M3, type, ElementType.F32), new DenseTiling(1, 4));
+            var kernel = new DenseGemvKernel(machine.Cache, new DenseProduct(ElementType.E4M3, type, ElementType.F32), new GemvTiling(1, 4, 3, 1));
             byte[] codes = [.. Enumerable.Range(0, 256).SelectMany(code => Enumerable.Repeat((byte)((code & 0x7f) == 0x7f ? 0 : code), 16))];
             float[] x = [.. Enumerable.Range(0, 16).Select(i => i == 13 ? 1f : 0)];
             using DeviceBuffer w = machine.Buffer<byte>(codes), ones = machine.Buffer(type, x), y = machine.Empty(ElementType.F32, 256);
@@ -88,7 +88,7 @@ public sealed class DenseGemvKernelTests
     {
         using var machine = new KernelMachine();
         const int Outputs = 48, Inputs = 1424;
-        var kernel = new DenseGemvKernel(machine.Cache, new DenseProduct(ElementType.BF16, ElementType.BF16, ElementType.F32), new DenseTiling(1, 4));
+        var kernel = new DenseGemvKernel(machine.Cache, new DenseProduct(ElementType.BF16, ElementType.BF16, ElementType.F32), new GemvTiling(1, 4, 3, 1));
         using DeviceBuffer w = machine.Buffer(ElementType.BF16, machine.Values(ElementType.BF16, Outputs * Inputs)), x = machine.Buffer(ElementType.BF16, machine.Values(ElementType.BF16, 8 * Inputs));
         using DeviceBuffer all = machine.Empty(ElementType.F32, 8 * Outputs), one = machine.Empty(ElementType.F32, Outputs);
         kernel.Launch(machine.Stream, w.Pointer, default, x.Pointer, default, all.Pointer, Outputs, Inputs, 8);
@@ -102,7 +102,7 @@ public sealed class DenseGemvKernelTests
         using var machine = new KernelMachine();
         using DeviceBuffer memory = machine.Buffer<byte>(new byte[4096]);
         var product = new DenseProduct(ElementType.E4M3, ElementType.BF16, ElementType.BF16);
-        var kernel = new DenseGemvKernel(machine.Cache, product, new DenseTiling(1, 4));
+        var kernel = new DenseGemvKernel(machine.Cache, product, new GemvTiling(1, 4, 3, 1));
         void Launch(int outputs, int inputs, int tokens) => kernel.Launch(machine.Stream, memory.Pointer, default, memory.Pointer, default, memory.Pointer, outputs, inputs, tokens);
 
         Assert.Throws<ArgumentOutOfRangeException>(() => Launch(16, 24, 1));
@@ -115,7 +115,13 @@ public sealed class DenseGemvKernelTests
         Assert.Throws<ArgumentOutOfRangeException>(() => (product with { Scale = MatmulScale.RowGroup128 }).Check());
     }
 
-    private static void Check(KernelMachine machine, DenseProduct product, DenseTiling tiling, int outputs, int inputs, int tokens)
+    private static GemvTiling Tiling(Random random, int rowTiles)
+    {
+        int warps = 4 << random.Next(3);
+        return new GemvTiling(rowTiles, warps, random.Next(2, Math.Max(3, Math.Min(7, 48 / warps / rowTiles))), random.Next(1, 3)); // 2 KB a unit and row tile, up to 128 KB
+    }
+
+    private static void Check(KernelMachine machine, DenseProduct product, GemvTiling tiling, int outputs, int inputs, int tokens)
     {
         string what = $"{product}, {tiling}, [{tokens}, {inputs}] -> {outputs}";
         int results = product.Gated ? outputs / 2 : outputs, scaleStride = ((inputs + 127) / 128 + 3) / 4 * 4;

@@ -11,9 +11,10 @@ internal sealed class KernelMachine : IDisposable
 
     /// <param name="computeCapability">Of the device.</param>
     /// <param name="seed">Of the random numbers; null for a new one.</param>
-    public KernelMachine(int computeCapability = 90, int? seed = null)
+    /// <param name="multiprocessors">Of the device; null for the usual number.</param>
+    public KernelMachine(int computeCapability = 90, int? seed = null, int? multiprocessors = null)
     {
-        _machine = new Machine(computeCapability);
+        _machine = new Machine(computeCapability, multiprocessors);
         Cache = new KernelCache(_machine.Device);
         Seed = seed ?? System.Random.Shared.Next();
         Random = new Random(Seed);

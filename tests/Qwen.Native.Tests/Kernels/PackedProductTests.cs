@@ -21,8 +21,8 @@ public sealed class PackedProductTests
         using var cache = new KernelCache(device);
         foreach (PackedProduct product in (PackedProduct[])[.. PackedWeights.Products(format), .. PackedWeights.GatedProducts(format)])
         {
-            var tiling = new PackedTiling(product.Gated ? 2 : random.Next(1, 3), 4 << random.Next(bits == 4 ? 3 : 2), 2, random.Next(1, 3));
-            tiling = tiling with { Slots = random.Next(2, Math.Max(3, Math.Min(6, 100_000 / tiling.Warps / PackedGemvKernel.SlotBytes(format, tiling.RowTiles)))) };
+            var tiling = new GemvTiling(product.Gated ? 2 : random.Next(1, 3), 4 << random.Next(bits == 4 ? 3 : 2), 2, random.Next(1, 3));
+            tiling = tiling with { Slots = random.Next(2, Math.Max(3, Math.Min(6, 100_000 / tiling.Warps / PackedGemvKernel.UnitBytes(format) / tiling.RowTiles))) };
             int rows = random.Next(1, PackedGemvKernel.MostRows + 1), unit = groupSize == PackedFormat.WholeRow ? format.TileInputs : groupSize;
             int inputs = unit * random.Next(1, Math.Max(2, (random.Next(4) == 0 ? 7000 : 700) / unit)); // now and then more than the ring holds
             var matrix = new PackedMatrix(product.Gated ? 32 * random.Next(1, 4) : random.Next(1, 100), inputs, format);
@@ -114,7 +114,7 @@ public sealed class PackedProductTests
         using IDeviceStream stream = device.CreateStream();
         var format = new PackedFormat(4, 128, PackedOffset.None);
         var product = new PackedProduct(format, ElementType.BF16, ElementType.BF16);
-        var tiling = new PackedTiling(1, 4, 4, 1);
+        var tiling = new GemvTiling(1, 4, 4, 1);
         var kernel = new PackedGemvKernel(cache, product, tiling);
         Assert.Throws<ArgumentOutOfRangeException>(() => kernel.Launch(stream, new PackedMatrix(16, 128, format), default, default, default, default, 9));
         Assert.Throws<ArgumentOutOfRangeException>(() => kernel.Launch(stream, new PackedMatrix(16, 128, format), default, default, default, default, 0));

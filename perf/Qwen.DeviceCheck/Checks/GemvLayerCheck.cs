@@ -1,0 +1,266 @@
+using Qwen.Native.Device;
+using Qwen.Native.Kernels;
+
+namespace Qwen.DeviceCheck.Checks;
+
+/// <summary>
+/// The products of a decoder layer of Qwen2.5-7B for few tokens as a network runs them: one after the other in a graph, each prefetching its weights
+/// while the one before ends. Verified by the bits that the same kernels give one at a time; timed with the chosen tilings and with others.
+/// </summary>
+internal sealed class GemvLayerCheck : ICheck
+{
+    private const int Hidden = 3584, Intermediate = 18944, Copies = 2, Layers = 12; // two layers' weights in turn are more than L2 holds
+
+    private static readonly Part[] _parts =
+        [new("qkv", 4608, Hidden, Bias: true), new("output", Hidden, Hidden, Accumulate: true), new("gate and up", 2 * Intermediate, Hidden, Gated: true), new("down", Hidden, Intermediate, Accumulate: true)];
+
+    // What else each part could be cut into.
+    private static readonly (string Part, GemvTiling Tiling)[] _others =
+    [
+        ("gate and up", new(2, 4, 3, 3)), ("gate and up", new(2, 4, 3, 4)), ("gate and up", new(2, 4, 4, 2)), ("gate and up", new(2, 4, 5, 3)), ("gate and up", new(2, 4, 3, 8)), ("gate and up", new(2, 8, 3, 2)),
+        ("down", new(1, 4, 4, 3)), ("down", new(1, 4, 8, 3)), ("down", new(1, 8, 3, 3)), ("down", new(1, 8, 5, 3)), ("down", new(1, 16, 3, 2)),
+        ("output", new(1, 4, 4, 3)), ("output", new(1, 8, 3, 3)), ("output", new(1, 16, 3, 2)),
+        ("qkv", new(1, 4, 4, 3)), ("qkv", new(1, 8, 3, 3)), ("qkv", new(1, 16, 3, 2)),
+    ];
+
+    public string Name => "gemv layers";
+
+    public void Verify(CheckSession session)
+    {
+        using var cache = new KernelCache(session.Device);
+        foreach (Weights weights in All())
+        {
+            using var memory = new Memory(session, weights);
+            foreach (int tokens in (int[])[1, 8])
+            {
+                session.Case($"{weights}, {tokens}", () =>
+                {
+                    Action<bool> run = Chain(session, cache, weights, memory, tokens, null, norms: true, layers: 4);
+                    byte[] Result(bool alone)
+                    {
+                        memory.Reset(session);
+                        run(alone);
+                        return session.Download<byte>(memory.Hidden, tokens * Hidden * sizeof(float));
+                    }
+
+                    byte[] expected = Result(alone: true);
+                    CheckSession.True(expected.AsSpan().ContainsAnyExcept((byte)0), "all results are zero");
+                    for (int i = 0; i < 5; i++)
+                        CheckSession.True(Result(alone: false).AsSpan().SequenceEqual(expected), "kernels that overlap give other bits than kernels one at a time");
+                });
+            }
+        }
+    }
+
+    public void Time(CheckSession session)
+    {
+        using var cache = new KernelCache(session.Device);
+        foreach (Weights weights in All())
+        {
+            using var memory = new Memory(session, weights);
+            double bytes = _parts.Sum(weights.Bytes);
+            foreach (int tokens in (int[])[1, 4, 8])
+                Measure($"{weights} layer, {tokens}", tokens, null, norms: false);
+            Measure($"{weights} layer with norms, 1", 1, null, norms: true);
+            foreach ((string part, GemvTiling tiling) in _others.Where(_ => weights.IsTuned))
+                Measure($"{weights} layer, 1: {part} by {tiling} on {tiling.Blocks}, not {weights.Tiling(_parts.Single(p => p.Name == part), session.Device.Info.Multiprocessors)}", 1, (part, tiling), norms: false);
+
+            void Measure(string name, int tokens, (string, GemvTiling)? other, bool norms)
+            {
+                Action<bool> run;
+                try
+                {
+                    run = Chain(session, cache, weights, memory, tokens, other, norms, Layers);
+                }
+                catch (DeviceException)
+                {
+                    return; // more shared memory than a block can have
+                }
+
+                memory.Reset(session);
+                run(false);
+                session.Stream.BeginCapture();
+                run(false);
+                using IDeviceGraph graph = session.Stream.EndCapture();
+                double seconds = session.Seconds(() => session.Stream.Launch(graph)) / Layers;
+                session.Measure($"{name} ({seconds * 1e6:0.0} us)", bytes / seconds / 1e9, "GB/s", session.CopyBandwidth / 1e9);
+            }
+        }
+    }
+
+    private static Weights[] All() =>
+    [
+        new PackedLayer(new PackedFormat(4, 128, PackedOffset.ZeroPoint)), new PackedLayer(new PackedFormat(4, 32, PackedOffset.Minimum)),
+        new DenseLayer(ElementType.E4M3, MatmulScale.Row), new DenseLayer(ElementType.BF16, MatmulScale.None),
+    ];
+
+    /// <summary>What puts some layers on the stream; alone, each kernel ends before the next begins.</summary>
+    private static Action<bool> Chain(CheckSession session, KernelCache cache, Weights weights, Memory memory, int tokens, (string Part, GemvTiling Tiling)? other, bool norms, int layers)
+    {
+        int multiprocessors = session.Device.Info.Multiprocessors;
+        Launch[] products = [.. _parts.Select(part => weights.Product(cache, session.Stream, part, other is { } o && o.Part == part.Name ? o.Tiling : weights.Tiling(part, multiprocessors)))];
+        var norm = new RmsNormKernel(cache, ElementType.BF16, Hidden);
+        return alone =>
+        {
+            for (int layer = 0; layer < layers; layer++)
+            {
+                DevicePointer at = memory.Weights.Pointer + (layer % Copies * memory.LayerBytes);
+                for (int i = 0; i < products.Length; i++)
+                {
+                    if (norms && i is 0 or 2)
+                        Run(() => norm.Launch(session.Stream, memory.Hidden.Pointer, memory.Ones.Pointer, 1e-6f, memory.Normed.Pointer, tokens));
+                    (DeviceBuffer x, DeviceBuffer y) = i switch { 0 => (memory.Normed, memory.Qkv), 1 => (memory.Qkv, memory.Hidden), 2 => (memory.Normed, memory.Activated), _ => (memory.Activated, memory.Hidden) };
+                    DevicePointer w = at;
+                    Launch product = products[i];
+                    Run(() => product(w, memory.Ones.Pointer, x.Pointer, y.Pointer, tokens));
+                    at += memory.Place(_parts[i]);
+                }
+            }
+
+            void Run(Action launch)
+            {
+                launch();
+                if (alone)
+                    session.Stream.Synchronize();
+            }
+        };
+    }
+
+    /// <summary>y from x, and the weights, with ones as scales and biases.</summary>
+    private delegate void Launch(DevicePointer weights, DevicePointer ones, DevicePointer x, DevicePointer y, int tokens);
+
+    private sealed record Part(string Name, int Outputs, int Inputs, bool Bias = false, bool Accumulate = false, bool Gated = false);
+
+    /// <summary>A form of weights.</summary>
+    private abstract class Weights
+    {
+        public abstract long Bytes(Part part);
+
+        public abstract GemvTiling Tiling(Part part, int multiprocessors);
+
+        public abstract Launch Product(KernelCache cache, IDeviceStream stream, Part part, GemvTiling tiling);
+
+        /// <summary>Bytes that stand for small weights, over and over.</summary>
+        public abstract byte[] Values(Part part);
+
+        /// <summary>Whether other tilings are of interest.</summary>
+        public virtual bool IsTuned => false;
+
+        protected static ElementType Result(Part part) => part.Accumulate ? ElementType.F32 : ElementType.BF16;
+    }
+
+    private sealed class PackedLayer(PackedFormat format) : Weights
+    {
+        public override bool IsTuned => format.GroupSize == 128;
+
+        public override long Bytes(Part part) => Matrix(part).ByteCount;
+
+        public override GemvTiling Tiling(Part part, int multiprocessors) => PackedGemvKernel.TilingFor(ProductOf(part), Matrix(part), multiprocessors);
+
+        public override Launch Product(KernelCache cache, IDeviceStream stream, Part part, GemvTiling tiling)
+        {
+            PackedMatrix matrix = Matrix(part);
+            var kernel = new PackedGemvKernel(cache, ProductOf(part), tiling);
+            return (weights, ones, x, y, tokens) => kernel.Launch(stream, matrix, weights, x, ones, y, tokens);
+        }
+
+        public override byte[] Values(Part part)
+        {
+            PackedMatrix matrix = Matrix(part);
+            var values = new byte[matrix.ByteCount];
+            var random = new Random(part.Outputs);
+            random.NextBytes(values.AsSpan(0, (int)matrix.CodeBytes));
+            for (int i = (int)matrix.CodeBytes; i < values.Length; i += 2)
+                BitConverter.TryWriteBytes(values.AsSpan(i), (Half)(random.NextSingle() * 0.01f)); // scales, and offsets of their size
+            return values;
+        }
+
+        public override string ToString() => format.ToString();
+
+        private PackedMatrix Matrix(Part part) => new(part.Outputs, part.Inputs, format);
+
+        private PackedProduct ProductOf(Part part) => new(format, ElementType.BF16, Result(part), part.Accumulate, part.Bias, part.Gated);
+    }
+
+    private sealed class DenseLayer(ElementType type, MatmulScale scale) : Weights
+    {
+        public override bool IsTuned => type == ElementType.E4M3;
+
+        public override long Bytes(Part part) => (long)part.Outputs * part.Inputs * type.Bytes();
+
+        public override GemvTiling Tiling(Part part, int multiprocessors) => DenseGemvKernel.TilingFor(ProductOf(part), part.Outputs, multiprocessors);
+
+        public override Launch Product(KernelCache cache, IDeviceStream stream, Part part, GemvTiling tiling)
+        {
+            var kernel = new DenseGemvKernel(cache, ProductOf(part), tiling);
+            return (weights, ones, x, y, tokens) => kernel.Launch(stream, weights, ones, x, ones, y, part.Outputs, part.Inputs, tokens);
+        }
+
+        public override byte[] Values(Part part) => SmallFloats.Random(new Random(part.Outputs), type, 1 << 20).Bytes;
+
+        public override string ToString() => $"{type} {scale}";
+
+        private DenseProduct ProductOf(Part part) => new(type, ElementType.BF16, Result(part), scale, part.Accumulate, part.Bias, part.Gated);
+    }
+
+    /// <summary>The weights of some layers, and activations.</summary>
+    private sealed class Memory : IDisposable
+    {
+        private readonly Weights _form;
+
+        public Memory(CheckSession session, Weights form)
+        {
+            _form = form;
+            LayerBytes = _parts.Sum(Place);
+            Weights = session.Device.Allocate(Copies * LayerBytes);
+            Ones = session.Upload<float>([.. Enumerable.Repeat(0.01f, 2 * Intermediate)]);
+            (Hidden, Normed, Qkv, Activated) = (Take(GemvLayerCheck.Hidden * 2), Take(GemvLayerCheck.Hidden), Take(4608), Take(Intermediate));
+            DevicePointer to = Weights.Pointer;
+            foreach (Part part in _parts)
+            {
+                using DeviceBuffer values = session.Upload<byte>(form.Values(part));
+                for (int copy = 0; copy < Copies; copy++)
+                {
+                    for (long at = 0, bytes = form.Bytes(part); at < bytes; at += values.ByteCount)
+                        session.Stream.Copy(to + (copy * LayerBytes) + at, values.Pointer, Math.Min(values.ByteCount, bytes - at));
+                }
+
+                session.Stream.Synchronize();
+                to += Place(part);
+            }
+
+            DeviceBuffer Take(int columns) => session.Device.Allocate(8L * columns * sizeof(ushort));
+        }
+
+        public DeviceBuffer Weights { get; }
+
+        public DeviceBuffer Ones { get; }
+
+        public DeviceBuffer Hidden { get; }
+
+        public DeviceBuffer Normed { get; }
+
+        public DeviceBuffer Qkv { get; }
+
+        public DeviceBuffer Activated { get; }
+
+        public long LayerBytes { get; }
+
+        public long Place(Part part) => (_form.Bytes(part) + 255) / 256 * 256;
+
+        /// <summary>The hidden state that a chain begins with.</summary>
+        public void Reset(CheckSession session)
+        {
+            using DeviceBuffer hidden = session.Upload<byte>(SmallFloats.Random(new Random(3), ElementType.F32, 8 * GemvLayerCheck.Hidden).Bytes), normed = session.Upload<byte>(SmallFloats.Random(new Random(4), ElementType.BF16, 8 * GemvLayerCheck.Hidden).Bytes);
+            session.Stream.Copy(Hidden.Pointer, hidden.Pointer, hidden.ByteCount);
+            session.Stream.Copy(Normed.Pointer, normed.Pointer, normed.ByteCount);
+            session.Stream.Synchronize();
+        }
+
+        public void Dispose()
+        {
+            foreach (DeviceBuffer buffer in (DeviceBuffer[])[Weights, Ones, Hidden, Normed, Qkv, Activated])
+                buffer.Dispose();
+        }
+    }
+}

@@ -1,0 +1,61 @@
+using Qwen.Native.Device;
+
+namespace Qwen.Native.Kernels;
+
+/// <summary>How the blocks of a product of few tokens cover a matrix: a block's warps share a row of tiles, or two, and take the next when it is done.</summary>
+/// <param name="RowTiles">Tiles of 16 outputs that a warp multiplies at once: 1 or 2 (always 2 where the product is gated: one of the gate, one of the up projection).</param>
+/// <param name="Warps">Warps that share a row: 4, 8 or 16.</param>
+/// <param name="Slots">Units of a warp's ring: all but one are under way.</param>
+/// <param name="Blocks">Blocks that a multiprocessor shall have at once; further rows wait their turn in the blocks that there are.</param>
+public readonly record struct GemvTiling(int RowTiles, int Warps, int Slots, int Blocks)
+{
+    /// <summary>Outputs of a tile.</summary>
+    public const int TileOutputs = 16;
+
+    private const int LeastSlots = 3, RingBytesOfWarp = 9 << 10, RingBytesOfBlock = 64 << 10; // a block fits what an Ampere or Ada multiprocessor has
+
+    /// <summary>
+    /// The tiling for a matrix: more warps a row as long as all blocks still run at once, so that even few outputs keep enough bytes under way and
+    /// are soon done when their inputs are there; two tiles, which halve the loads of x, where there are many.
+    /// </summary>
+    /// <param name="outputs">Rows of the matrix.</param>
+    /// <param name="gated">It is a gate and an up projection.</param>
+    /// <param name="unitBytes">Bytes of a unit of one row tile.</param>
+    /// <param name="multiprocessors">Of the device.</param>
+    public static GemvTiling For(int outputs, bool gated, int unitBytes, int multiprocessors)
+    {
+        int tiles = (outputs + TileOutputs - 1) / TileOutputs, rowTiles = gated || tiles >= 8 * multiprocessors ? 2 : 1, warps = 4;
+        int groups = (tiles + rowTiles - 1) / rowTiles, slotBytes = rowTiles * unitBytes;
+        while (warps < 16 && groups <= MostBlocks(2 * warps) * multiprocessors && RingBytesOfBlock / (2 * warps) >= LeastSlots * slotBytes)
+            warps *= 2;
+        int slots = Math.Max(LeastSlots, Math.Min(RingBytesOfWarp, RingBytesOfBlock / warps) / slotBytes);
+        return new GemvTiling(rowTiles, warps, slots, warps == 4 ? 3 : MostBlocks(warps));
+    }
+
+    /// <summary>Blocks of so many warps that a multiprocessor's registers hold, the next kernel's included: 96, 80 or 128 a thread.</summary>
+    internal static int MostBlocks(int warps) => warps == 4 ? 5 : 24 / warps;
+
+    /// <summary>Results that a block has at once: of a gated product half of its outputs.</summary>
+    internal int ResultsOfGroup(bool gated) => gated ? TileOutputs : RowTiles * TileOutputs;
+
+    /// <summary>Blocks for so many rows: as few as take the same number of turns.</summary>
+    internal int Grid(int groups, int multiprocessors)
+    {
+        int turns = (groups + (Blocks * multiprocessors) - 1) / (Blocks * multiprocessors);
+        return (groups + turns - 1) / turns;
+    }
+
+    /// <summary>Refuses what no kernel is built for.</summary>
+    internal static void Check(GemvTiling tiling, bool gated)
+    {
+        if (tiling.RowTiles != 2 && (tiling.RowTiles != 1 || gated))
+            throw new ArgumentOutOfRangeException(nameof(tiling), tiling.RowTiles, "row tiles must be 1 or 2, and 2 where the product is gated.");
+        if (tiling.Warps is not (4 or 8 or 16))
+            throw new ArgumentOutOfRangeException(nameof(tiling), tiling.Warps, "warps must be 4, 8 or 16.");
+        if (tiling.Slots < 2 || tiling.Blocks < 1)
+            throw new ArgumentOutOfRangeException(nameof(tiling), tiling, "at least 2 slots and a block.");
+    }
+
+    /// <summary>For names of kernels. The number of blocks is in no kernel's text.</summary>
+    public override string ToString() => $"{RowTiles}x{Warps}x{Slots}";
+}
