@@ -29,9 +29,9 @@ internal sealed class AttentionCheck : ICheck
                 var shape = new AttentionShape(ElementType.BF16, cache, Heads, KvHeads, HeadDim, BlockSize, HasKeyBias: hasBias);
                 session.Case($"decode {cache}{(hasBias ? ", key bias" : "")}", () =>
                 {
-                    using var data = new AttentionCase(session.Device, session.Stream, shape, [(0, 1), (699, 1), (0, 0), (63, 1), (300, 1)], seed: 1);
+                    using var data = new AttentionCase(session.Device, session.Stream, shape, [(0, 1), (699, 1), (0, 0), (63, 1), (300, 1)], seed: 1, decoded: kernels);
                     var kernel = new DecodeAttentionKernel(kernels, shape);
-                    kernel.Launch(session.Stream, data.Qkv, data.Attended, data.Layer, data.Table, data.Upload<int>([4, 2, 0, 1, 3]), 5, data.TakeZeros(kernel.WorkspaceBytes), data.Bias);
+                    kernel.Launch(session.Stream, data.Qkv, data.Attended, data.Layer, data.Rotary, data.Decoding(4, 2, 0, 1, 3), data.TakeZeros(kernel.WorkspaceBytes));
                     NoDifference(data.Difference([0, 1, 2, 3, 4]));
                 });
                 session.Case($"prefill {cache}{(hasBias ? ", key bias" : "")}", () =>
@@ -95,7 +95,7 @@ internal sealed class AttentionCheck : ICheck
         double seconds = session.Seconds(() =>
         {
             for (int layer = 0; layer < layers; layer++)
-                kernel.Launch(session.Stream, step.Qkv, step.Attended, step.Layers[layer], step.Table, step.Sequences, batch, workspace.Pointer, step.Bias);
+                kernel.Launch(session.Stream, step.Qkv, step.Attended, step.Layers[layer], step.Rotary, step.Decoding, workspace.Pointer);
         }) / layers;
         session.Measure($"decode {Describe(shape)}, batch {batch}, context {context}: {seconds * 1e6:0.0} us", bytes / seconds / 1e9, "GB/s", session.CopyBandwidth / 1e9);
     }
@@ -134,10 +134,13 @@ internal sealed class AttentionCheck : ICheck
             Layers = [.. Enumerable.Range(0, layers).Select(_ => new KvLayerPointers(
                 Take(vectors * HeadDim * shape.Cache.Bytes()), Take(vectors * HeadDim * shape.Cache.Bytes()), Take(vectors * sizeof(float)), Take(vectors * sizeof(float))))];
             int[] ordinals = [.. Enumerable.Range(0, batch)];
+            DevicePointer rotations = Take((long)context * HeadDim * sizeof(float));
             Sequences = Upload(ordinals);
             Table = new SequenceTable(
                 Upload([.. ordinals.Select(i => i * tokens)]), Upload([.. ordinals.Select(_ => tokens)]), Upload([.. ordinals.Select(_ => context - tokens)]), Upload(blocks), perSequence);
-            Bias = shape.HasKeyBias ? new KeyBiasPointers(Take(KvHeads * HeadDim * sizeof(float)), Take((long)context * HeadDim * sizeof(float))) : default;
+            Bias = shape.HasKeyBias ? new KeyBiasPointers(Take(KvHeads * HeadDim * sizeof(float)), rotations) : default;
+            Rotary = new RotaryPointers(rotations, Bias.Bias);
+            Decoding = new DecodingSequences(Upload([.. ordinals.SelectMany(i => (int[])[i, i, context, 0])]), batch, Table.BlockTables, perSequence);
         }
 
         public KernelCache Kernels { get; }
@@ -153,6 +156,10 @@ internal sealed class AttentionCheck : ICheck
         public SequenceTable Table { get; }
 
         public KeyBiasPointers Bias { get; }
+
+        public RotaryPointers Rotary { get; }
+
+        public DecodingSequences Decoding { get; }
 
         public void Dispose()
         {

@@ -13,11 +13,15 @@ namespace Qwen.Native.Kernels;
 /// <param name="BlockSize">Positions of a block of the cache: a power of two, at least 16.</param>
 /// <param name="SlidingWindow">Positions that a token attends to, itself included; 0 for all.</param>
 /// <param name="HasKeyBias">The cached keys, of a cache of bytes, lack their bias, which attention gives back.</param>
+/// <param name="HasQkNorm">Decode attention norms query and key heads; prefill attention finds them normed.</param>
 public readonly record struct AttentionShape(
-    ElementType Type, ElementType Cache, int Heads, int KvHeads, int HeadDim, int BlockSize, int SlidingWindow = 0, bool HasKeyBias = false)
+    ElementType Type, ElementType Cache, int Heads, int KvHeads, int HeadDim, int BlockSize, int SlidingWindow = 0, bool HasKeyBias = false, bool HasQkNorm = false)
 {
     /// <summary>Query heads of a key and value head.</summary>
     internal int Group => Heads / KvHeads;
+
+    /// <summary>What brings queries, keys and values into the form that attention finds them in.</summary>
+    public RopeAndStoreShape RopeAndStore => new(Type, Cache, Heads, KvHeads, HeadDim, BlockSize, HasQkNorm, HasKeyBias);
 
     /// <summary>Values of a token in qkv.</summary>
     internal int QkvWidth => (Heads + (2 * KvHeads)) * HeadDim;
@@ -42,7 +46,7 @@ public readonly record struct AttentionShape(
     /// <summary>For names of kernels.</summary>
     internal string Name =>
         $"{PtxBuilder.Name(Type)}_{PtxBuilder.Name(Cache)}_{Heads}_{KvHeads}_{HeadDim}_{BlockSize}" +
-        (SlidingWindow > 0 ? $"_window{SlidingWindow}" : "") + (HasKeyBias ? "_bias" : "");
+        (SlidingWindow > 0 ? $"_window{SlidingWindow}" : "") + (HasKeyBias ? "_bias" : "") + (HasQkNorm ? "_norm" : "");
 
     /// <summary>Refuses what the kernels can't do.</summary>
     /// <exception cref="ArgumentOutOfRangeException">Names the value.</exception>

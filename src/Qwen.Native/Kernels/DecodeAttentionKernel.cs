@@ -5,6 +5,7 @@ namespace Qwen.Native.Kernels;
 
 /// <summary>
 /// Attention of one new token of each of several sequences to its paged keys and values: attended[t, h] = sum over p of softmax(q[t, h] . k[p] / sqrt(D)) v[p].
+/// The token's queries and key are normed and rotated, and its key and value stored, on the way (see <see cref="NewToken"/>).
 /// </summary>
 /// <remarks>
 /// Flash-decoding (Dao et al., 2023): bound by the bytes of the cache. Blocks share the work as <see cref="DecodeSchedule"/> says; a block's
@@ -12,7 +13,7 @@ namespace Qwen.Native.Kernels;
 /// and merge in order at the end; what several blocks did of one head is merged by the last of them, as <see cref="DecodeMerge"/> says. All query heads of
 /// a key and value head are the rows of one mma, so each cached byte is read once, and arithmetic stays far below the tensor cores' limit.
 /// The order of all sums follows from the lengths, the grid and nothing else.
-/// Step metadata is read before the wait for the kernel before, so no kernel may have written it in this step. Blocks that get no work
+/// What no kernel of the step writes, lengths, blocks and the cache's older positions, is read while the kernel before still runs. Blocks that get no work
 /// bring into L2 what the products after attention begin with: memory would idle while few blocks wait for each other.
 /// </remarks>
 public sealed class DecodeAttentionKernel : Kernel
@@ -53,39 +54,32 @@ public sealed class DecodeAttentionKernel : Kernel
     public static PtxKernel Build(PtxTarget target, AttentionShape shape)
     {
         shape.Check();
-        // Narrow heads: the compiler for sm_80 would rather spill than take more than 96 registers; 128 still leave 16 warps a multiprocessor.
-        var k = new PtxBuilder(target, $"decode_attention_{shape.Name}", WarpCount * 32, shape is { HeadDim: <= 64, Group: <= 8 } && shape.Cache.Bytes() == 2 ? 4 : 0);
-        var arguments = new AttentionArguments(k);
-        Global workspace = k.Pointer("workspace");
-        U32 count = k.Number("count");
-        Global prefetched = k.Pointer("prefetched");
-        U32 prefetchedBytes = k.Number("prefetched_bytes");
-        new Emission(k, arguments, shape, workspace, count).Emit(prefetched, prefetchedBytes);
+        // Narrow heads: the compiler for sm_80 would rather spill than take more than 96 registers; 128 still leave 16 warps a multiprocessor. With key biases it would
+        // rather than take more than 168.
+        int blocks = shape is { HeadDim: <= 64, Group: <= 8 } && shape.Cache.Bytes() == 2 ? 4 : shape.HasKeyBias ? 2 : 0;
+        var k = new PtxBuilder(target, $"decode_attention_{shape.Name}", WarpCount * 32, blocks);
+        new Emission(k, new DecodeArguments(k), shape).Emit();
         return k.Build();
     }
 
     /// <summary>Launches it.</summary>
     /// <param name="stream">Where.</param>
-    /// <param name="qkv">[tokens, (heads + 2 kvHeads) headDim]; the queries are read.</param>
+    /// <param name="qkv">[tokens, (heads + 2 kvHeads) headDim], as the projection made it.</param>
     /// <param name="attended">[tokens, heads headDim]; the rows of the sequences are written.</param>
-    /// <param name="layer">The cache, which holds the new tokens too.</param>
-    /// <param name="table">All sequences of the step.</param>
-    /// <param name="sequences">S32 [count]: those with one token (or none) that this launch is for.</param>
-    /// <param name="count">How many.</param>
+    /// <param name="layer">The cache; the new tokens' keys and values are written.</param>
+    /// <param name="rotary">What queries and keys are normed and rotated by.</param>
+    /// <param name="sequences">Those that decode.</param>
     /// <param name="workspace">Of <see cref="WorkspaceBytes"/>.</param>
-    /// <param name="bias">Of the keys, if the shape has one.</param>
-    /// <param name="prefetched">What is read next and never written, to be brought into L2 by blocks without work (from sm_90 on); aligned to 16.</param>
-    /// <param name="prefetchedBytes">Its bytes, a multiple of 16.</param>
+    /// <param name="prefetch">What is read next: blocks without work bring it into L2 (from sm_90 on).</param>
     public void Launch(
-        IDeviceStream stream, DevicePointer qkv, DevicePointer attended, in KvLayerPointers layer, in SequenceTable table, DevicePointer sequences, int count,
-        DevicePointer workspace, in KeyBiasPointers bias = default, DevicePointer prefetched = default, int prefetchedBytes = 0)
+        IDeviceStream stream, DevicePointer qkv, DevicePointer attended, in KvLayerPointers layer, in RotaryPointers rotary, in DecodingSequences sequences,
+        DevicePointer workspace, in L2Prefetch prefetch = default)
     {
-        ArgumentOutOfRangeException.ThrowIfNegativeOrZero(count);
-        ArgumentOutOfRangeException.ThrowIfNegative(prefetchedBytes);
-        ArgumentOutOfRangeException.ThrowIfNotEqual(prefetchedBytes % 16, 0, nameof(prefetchedBytes));
-        Span<ulong> slots = stackalloc ulong[AttentionArguments.Count + 4];
-        AttentionArguments.Of(slots, qkv, attended, layer, bias, table, sequences);
-        (slots[^4], slots[^3], slots[^2], slots[^1]) = (Argument.Of(workspace), Argument.Of(count), Argument.Of(prefetched), Argument.Of(prefetchedBytes));
+        ArgumentOutOfRangeException.ThrowIfNegativeOrZero(sequences.Count, nameof(sequences));
+        ArgumentOutOfRangeException.ThrowIfNegative(prefetch.Bytes, nameof(prefetch));
+        ArgumentOutOfRangeException.ThrowIfNotEqual(prefetch.Bytes % 16, 0, nameof(prefetch));
+        Span<ulong> slots = stackalloc ulong[DecodeArguments.Count];
+        DecodeArguments.Of(slots, qkv, attended, layer, rotary, sequences, workspace, prefetch);
         Launch(stream, Blocks, slots, overlapPrevious: true);
     }
 
@@ -93,18 +87,19 @@ public sealed class DecodeAttentionKernel : Kernel
     private sealed class Emission
     {
         private readonly PtxBuilder k;
-        private readonly AttentionArguments _arguments;
+        private readonly DecodeArguments _arguments;
         private readonly AttentionShape _shape;
         private readonly DecodeSchedule _schedule;
         private readonly DecodeMerge _merge;
         private readonly KvTile _tile;
-        private readonly KeyBiasScores? _bias;
+        private readonly NewToken _token;
         private readonly int _queryTiles; // of eight queries
         private readonly F32[] _maxima, _weights; // of queries g and g + 8
         private readonly F32[][][] _sums; // O^T: [16 columns][8 queries] C fragments
         private readonly Shared _sharedMaxima, _sharedWeights, _sharedSums;
+        private KeyBiasScores? _bias;
 
-        public Emission(PtxBuilder builder, AttentionArguments arguments, AttentionShape shape, Global workspace, U32 count)
+        public Emission(PtxBuilder builder, DecodeArguments arguments, AttentionShape shape)
         {
             k = builder;
             (_arguments, _shape) = (arguments, shape);
@@ -116,10 +111,10 @@ public sealed class DecodeAttentionKernel : Kernel
             _sharedMaxima = k.AllocateShared(WarpCount * 16 * sizeof(float));
             _sharedWeights = k.AllocateShared((WarpCount + 1) * 16 * sizeof(float)); // the last row: of the block
             _sharedSums = k.AllocateShared(WarpCount * SumsBytes);
-            _merge = new DecodeMerge(k, shape, workspace);
+            _merge = new DecodeMerge(k, shape, arguments.Workspace);
+            _token = new NewToken(k, arguments, shape);
             k.LetNextKernelStart(); // so that it prefetches its weights meanwhile: all blocks of this one run by then
-            _schedule = new DecodeSchedule(k, arguments, shape, RoundPositions(shape), count, k.GridX);
-            _bias = shape.HasKeyBias ? new KeyBiasScores(k, arguments, shape, KvTile.Positions(shape)) : null;
+            _schedule = new DecodeSchedule(k, arguments, shape, RoundPositions(shape), k.GridX);
         }
 
         // One float more a row, so that rows lie in different banks.
@@ -127,51 +122,59 @@ public sealed class DecodeAttentionKernel : Kernel
 
         private int SumsBytes => _shape.Group * SumsRowBytes;
 
-        public void Emit(Global prefetched, U32 prefetchedBytes)
+        public void Emit()
         {
             U32 round = k.Variable(_schedule.Start(k.BlockX)), end = _schedule.Start(k.BlockX + 1);
-            if (k.Target.Has(PtxFeature.BulkCopy))
+            using (k.If(round >= end, uniform: true))
             {
-                using (k.If(round >= end, uniform: true))
-                    Prefetch(prefetched, prefetchedBytes);
+                if (k.Target.Has(PtxFeature.BulkCopy))
+                    Prefetch();
+                k.WaitForPreviousKernel(); // the grid must not be done before the kernel before
             }
 
-            k.WaitForPreviousKernel(); // all blocks: the grid must not be done before the kernel before
             k.ReturnIf(round >= end);
+            if (_shape.HasKeyBias)
+                _bias = new KeyBiasScores(k, _arguments, _shape, KvTile.Positions(_shape));
             using (k.While(() => round < end))
             {
                 k.Comment("a run of rounds of one head");
                 DecodeSchedule.Place place = _schedule.To(round);
                 U32 rounds = k.Min(place.Rounds - place.Round, end - round);
-                U32 token = k.Load<U32>(_arguments.FirstTokens.At(place.Sequence, sizeof(int)));
-                (Global table, U32 position, U32 stop) = Begin(place, rounds); // before the queries: it takes longest
-                Global queries = _arguments.Qkv.At(token, _shape.QkvWidth * sizeof(ushort)).At(place.Head, _shape.Group * _shape.HeadDim * sizeof(ushort));
+                (Global table, U32 position, U32 stop) = Begin(place, rounds);
+                Pred hasNew = stop.Is(place.To);
+                _token.Begin(place, hasNew);
+                k.WaitForPreviousKernel();
+                _token.Turn(place, table, hasNew);
+                k.Barrier();
                 if (_bias is not null)
                 {
-                    _bias.Project(queries, place.Head);
+                    _bias.Project(_token.Queries, _token.QueryRowBytes, place.Head);
                     k.Barrier();
                 }
 
-                Attend(place, table, position, stop, LoadQueries(queries));
-                Finish(place, round - place.Round, rounds.Is(place.Rounds), token);
+                Attend(place, table, position, stop, LoadQueries());
+                Finish(place, round - place.Round, rounds.Is(place.Rounds));
                 k.Set(round, round + rounds);
+                using (k.If(round < end, uniform: true))
+                    _schedule.Look();
             }
         }
 
         /// <summary>The blocks without work take pieces in turn, a thread a piece.</summary>
-        private void Prefetch(Global from, U32 bytes)
+        private void Prefetch()
         {
+            (Global from, U32 bytes) = (_arguments.Prefetched, _arguments.PrefetchedBytes);
             U32 busy = _schedule.BusyBlocks, idle = k.GridX - busy, pieces = (bytes + (PrefetchedAtOnce - 1)) / PrefetchedAtOnce;
             using (k.For((k.Thread * idle) + (k.BlockX - busy), pieces, idle * k.Threads, out U32 piece))
                 k.PrefetchL2(from.At(piece, PrefetchedAtOnce), k.Min(bytes - (piece * PrefetchedAtOnce), PrefetchedAtOnce));
         }
 
         /// <summary>Rows g and g + 8 of the A operand, in the order of the tile's keys; rows past the group's are copies of its last, and not looked at.</summary>
-        private U32[][] LoadQueries(Global queries)
+        private U32[][] LoadQueries()
         {
             U32 row = k.Lane >> 2, zero = k.Variable<U32>(0);
-            Global first = queries.At(k.Min(row, _shape.Group - 1), _shape.HeadDim * sizeof(ushort));
-            Global second = _queryTiles == 1 ? default : queries.At(k.Min(row + 8, _shape.Group - 1), _shape.HeadDim * sizeof(ushort));
+            Shared first = _token.Queries.At(k.Min(row, _shape.Group - 1), _token.QueryRowBytes);
+            Shared second = _queryTiles == 1 ? default : _token.Queries.At(k.Min(row + 8, _shape.Group - 1), _token.QueryRowBytes);
             var fragments = new U32[_tile.KeySteps][];
             for (int step = 0; step < fragments.Length; step++)
             {
@@ -179,7 +182,7 @@ public sealed class DecodeAttentionKernel : Kernel
                 U32[] x = Load(first), y = _queryTiles == 1 ? [zero, zero] : Load(second);
                 fragments[step] = [x[0], y[0], x[1], y[1]];
 
-                U32[] Load(Global query) => QueryRows.Load(k, _shape, query.At(k.Lane & 3, factor * sizeof(ushort)) + (constant * sizeof(ushort)));
+                U32[] Load(Shared query) => k.LoadVector<U32>(query.At(k.Lane & 3, factor * sizeof(ushort)) + (constant * sizeof(ushort)), 2);
             }
 
             return fragments;
@@ -195,7 +198,7 @@ public sealed class DecodeAttentionKernel : Kernel
             U32 position = k.Variable(start + (k.Warp * positions));
             if (_shape.SlidingWindow > 0) // the window may begin behind this warp's first tile
                 k.Set(position, position + k.Select<U32>(position + positions <= place.From, roundPositions, 0));
-            using (k.If(position < stop))
+            using (k.If((position < stop) & (place.From < place.To - 1), uniform: true)) // else there is nothing but the new token
             {
                 U32[] blocks = _tile.LoadBlocks(table, position, place);
                 _tile.LoadKeys(blocks, position, place);
@@ -218,6 +221,8 @@ public sealed class DecodeAttentionKernel : Kernel
             int roundPositions = RoundPositions(_shape);
             using (k.While(() => position < stop))
             {
+                using (k.If(position + KvTile.Positions(_shape) >= place.To, uniform: true))
+                    _tile.Insert(_token, position, place);
                 U32 next = position + roundPositions;
                 U32[] nextBlocks = _tile.LoadBlocks(table, next, place);
                 F32[][] scores = Scores(queries, position);
@@ -330,8 +335,7 @@ public sealed class DecodeAttentionKernel : Kernel
         /// <param name="place">Where the block began.</param>
         /// <param name="start">The first round of the head.</param>
         /// <param name="whole">Whether the block did all of it.</param>
-        /// <param name="token">Whose.</param>
-        private void Finish(DecodeSchedule.Place place, U32 start, Pred whole, U32 token)
+        private void Finish(DecodeSchedule.Place place, U32 start, Pred whole)
         {
             Global part = _merge.Part(begins: place.Round.Is(0));
             U32 group = k.Lane >> 2;
@@ -379,7 +383,7 @@ public sealed class DecodeAttentionKernel : Kernel
 
             k.Barrier();
             int pairs = _shape.HeadDim / 2;
-            Global rows = _arguments.Attended.At(token, _shape.Heads * _shape.HeadDim * sizeof(ushort)).At(place.Head, _shape.Group * _shape.HeadDim * sizeof(ushort));
+            Global rows = _arguments.Attended.At(place.Token, _shape.Heads * _shape.HeadDim * sizeof(ushort)).At(place.Head, _shape.Group * _shape.HeadDim * sizeof(ushort));
             using (k.For(k.Thread, _shape.Group * pairs, k.Threads, out U32 index))
             {
                 U32 query = index / pairs;

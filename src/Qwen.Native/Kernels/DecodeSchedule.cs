@@ -22,35 +22,32 @@ internal sealed class DecodeSchedule
     private const int Ahead = 4; // loads under way
 
     private readonly PtxBuilder _k;
-    private readonly AttentionArguments _arguments;
+    private readonly DecodeArguments _arguments;
     private readonly AttentionShape _shape;
     private readonly int _roundPositions;
-    private readonly U32 _count, _total, _quota;
+    private readonly U32 _total, _quota;
     private readonly U32 _first, _before; // the first of the walk's 32 sequences, and the rounds of a head of all before it
-    private readonly U32 _sequence, _from, _to, _rounds, _inclusive, _sum; // of the lane's sequence; rounds up to it; rounds of all 32
+    private readonly U32 _sequence, _token, _from, _to, _rounds, _inclusive, _sum; // of the lane's sequence; rounds up to it; rounds of all 32
 
     /// <summary>Counts the rounds.</summary>
     /// <param name="k">The kernel.</param>
     /// <param name="arguments">Its arguments.</param>
     /// <param name="shape">Its shape.</param>
     /// <param name="roundPositions">Positions of a round.</param>
-    /// <param name="count">Sequences.</param>
     /// <param name="blocks">Blocks that share the work.</param>
-    public DecodeSchedule(PtxBuilder k, AttentionArguments arguments, AttentionShape shape, int roundPositions, U32 count, U32 blocks)
+    public DecodeSchedule(PtxBuilder k, DecodeArguments arguments, AttentionShape shape, int roundPositions, U32 blocks)
     {
-        (_k, _arguments, _shape, _roundPositions, _count) = (k, arguments, shape, roundPositions, count);
+        (_k, _arguments, _shape, _roundPositions) = (k, arguments, shape, roundPositions);
         (_first, _before) = (k.Variable<U32>(0), k.Variable<U32>(0));
-        (_sequence, _from, _to, _rounds, _inclusive, _sum) =
-            (k.Variable<U32>(), k.Variable<U32>(), k.Variable<U32>(), k.Variable<U32>(), k.Variable<U32>(), k.Variable<U32>());
+        (_sequence, _token, _from, _to, _rounds, _inclusive, _sum) =
+            (k.Variable<U32>(), k.Variable<U32>(), k.Variable<U32>(), k.Variable<U32>(), k.Variable<U32>(), k.Variable<U32>(), k.Variable<U32>());
         Look();
 
         U32 sum = k.Variable<U32>(0), longest = k.Variable(_rounds);
-        using (k.For(k.Lane + 32, count, 32 * Ahead, out U32 ordinal))
+        using (k.For(k.Lane + 32, arguments.SequenceCount, 32 * Ahead, out U32 ordinal))
         {
-            Pred[] exist = [.. Enumerable.Range(0, Ahead).Select(i => ordinal + (32 * i) < count)];
-            U32[] sequences = [.. exist.Select((exists, i) => Sequence(ordinal + (32 * i), exists))];
-            (U32, U32)[] positions = [.. sequences.Select((sequence, i) => Positions(sequence, exist[i]))];
-            foreach (U32 rounds in positions.Select(Rounds))
+            U32[] lengths = [.. Enumerable.Range(0, Ahead).Select(i => ordinal + (32 * i)).Select(i => k.Load<U32>(Entry(i) + (2 * sizeof(int)), when: i < arguments.SequenceCount))];
+            foreach (U32 rounds in lengths.Select(length => Rounds(From(length), length)))
             {
                 k.AddInto(sum, rounds);
                 k.Set(longest, k.Max(longest, rounds));
@@ -86,7 +83,7 @@ internal sealed class DecodeSchedule
         U32 rounds = _k.ShuffleFrom(_rounds, lane);
         U32 inSequence = round - ((_before + (_k.ShuffleFrom(_inclusive, lane) - rounds)) * _shape.KvHeads);
         U32 head = inSequence / rounds;
-        return new Place(_k.ShuffleFrom(_sequence, lane), _k.ShuffleFrom(_from, lane), _k.ShuffleFrom(_to, lane), rounds, head, inSequence - (head * rounds));
+        return new Place(_k.ShuffleFrom(_sequence, lane), _k.ShuffleFrom(_token, lane), _k.ShuffleFrom(_from, lane), _k.ShuffleFrom(_to, lane), rounds, head, inSequence - (head * rounds));
     }
 
     // Rounds of a block, given an equal share and the rounds of the longest head.
@@ -100,30 +97,28 @@ internal sealed class DecodeSchedule
 
     private static U32 Over(U32 a, U32 b) => (a + (b - 1)) / b;
 
-    private U32 Sequence(U32 ordinal, Pred when) => _k.Load<U32>(_arguments.Sequences.At(ordinal, sizeof(int)), when: when);
+    private Global Entry(U32 ordinal) => _arguments.Sequences.At(ordinal, 4 * sizeof(int));
 
-    // What the token of a sequence attends to.
-    private (U32 From, U32 To) Positions(U32 sequence, Pred when)
-    {
-        U32 tokens = _k.Load<U32>(_arguments.Tokens.At(sequence, sizeof(int)), when: when);
-        U32 last = _k.Load<U32>(_arguments.FirstPositions.At(sequence, sizeof(int)), when: when);
-        U32 to = _k.Select<U32>(tokens.Is(0), 0, last + 1);
-        return (_shape.SlidingWindow == 0 ? (U32)0 : to - _k.Min(to, _shape.SlidingWindow), to);
-    }
+    // The first position that the token of a sequence attends to.
+    private U32 From(U32 length) => _shape.SlidingWindow == 0 ? 0 : length - _k.Min(length, _shape.SlidingWindow);
 
     // These are counted from multiples of a round, so that they never cross a block of the cache unaligned.
-    private U32 Rounds((U32 From, U32 To) positions) => ((positions.To + (_roundPositions - 1)) / _roundPositions) - (positions.From / _roundPositions);
+    private U32 Rounds(U32 from, U32 to)
+    {
+        U32 end = (to + (_roundPositions - 1)) / _roundPositions;
+        return _shape.SlidingWindow == 0 ? end : end - (from / _roundPositions);
+    }
 
-    // The walk's 32 sequences.
-    private void Look()
+    /// <summary>Looks at the walk's 32 sequences: again where a block has worked on a head since, which needed the registers.</summary>
+    public void Look()
     {
         U32 ordinal = _first + _k.Lane;
-        Pred exists = ordinal < _count;
-        _k.Set(_sequence, Sequence(ordinal, exists));
-        (U32 from, U32 to) = Positions(_sequence, exists);
-        _k.Set(_from, from);
-        _k.Set(_to, to);
-        _k.Set(_rounds, Rounds((_from, _to)));
+        U32[] entry = _k.LoadVector<U32>(Entry(ordinal), 4, when: ordinal < _arguments.SequenceCount);
+        _k.Set(_sequence, entry[0]);
+        _k.Set(_token, entry[1]);
+        _k.Set(_to, entry[2]);
+        _k.Set(_from, From(_to));
+        _k.Set(_rounds, Rounds(_from, _to));
         _k.Set(_inclusive, _rounds);
         for (int delta = 1; delta < 32; delta *= 2)
         {
@@ -136,10 +131,11 @@ internal sealed class DecodeSchedule
 
     /// <summary>Where a round is.</summary>
     /// <param name="Sequence">The sequence.</param>
+    /// <param name="Token">Its row of qkv.</param>
     /// <param name="From">The first position it attends to.</param>
     /// <param name="To">The end of those.</param>
     /// <param name="Rounds">Rounds of each of its heads.</param>
     /// <param name="Head">The key and value head.</param>
     /// <param name="Round">The round among the head's.</param>
-    internal readonly record struct Place(U32 Sequence, U32 From, U32 To, U32 Rounds, U32 Head, U32 Round);
+    internal readonly record struct Place(U32 Sequence, U32 Token, U32 From, U32 To, U32 Rounds, U32 Head, U32 Round);
 }

@@ -22,8 +22,7 @@ public sealed class DenseGemvKernel(KernelCache cache, DenseProduct product, Gem
     private readonly int _multiprocessors = cache.Device.Info.Multiprocessors;
 
     /// <summary>The tiling for a matrix.</summary>
-    public static GemvTiling TilingFor(DenseProduct product, int outputs, int inputs, DeviceInfo device) =>
-        GemvTiling.For(outputs, product.Gated, ((inputs * product.Weights.Bytes()) + UnitRowBytes - 1) / UnitRowBytes, UnitBytes(product), device);
+    public static GemvTiling TilingFor(DenseProduct product, int outputs, int multiprocessors) => GemvTiling.For(outputs, product.Gated, UnitBytes(product), multiprocessors);
 
     /// <summary>The kernel for a product.</summary>
     public static PtxKernel Build(PtxTarget target, DenseProduct product, GemvTiling tiling)

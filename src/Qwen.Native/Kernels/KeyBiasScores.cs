@@ -16,7 +16,7 @@ internal sealed class KeyBiasScores
     private const float Shrink = 1f / 64;
 
     private readonly PtxBuilder _k;
-    private readonly AttentionArguments _arguments;
+    private readonly DecodeArguments _arguments;
     private readonly AttentionShape _shape;
     private readonly int _positions, _pairs, _quarter;
     private readonly Shared _projected; // (A, B)[query][pair], F32
@@ -24,7 +24,7 @@ internal sealed class KeyBiasScores
     private readonly F32 _toStart;
 
     /// <summary>Fills the table of cosines and sines. All threads; a barrier must follow.</summary>
-    public KeyBiasScores(PtxBuilder k, AttentionArguments arguments, AttentionShape shape, int positions)
+    public KeyBiasScores(PtxBuilder k, DecodeArguments arguments, AttentionShape shape, int positions)
     {
         (_k, _arguments, _shape, _positions, _pairs) = (k, arguments, shape, positions, shape.HeadDim / 2);
         _quarter = _pairs / 4;
@@ -51,16 +51,18 @@ internal sealed class KeyBiasScores
     private int QueryRowBytes => 4 * QuarterBytes(2 * sizeof(float));
 
     /// <summary>Computes A and B of a group of queries. All threads, between barriers.</summary>
-    /// <param name="queries">The first query of the group.</param>
+    /// <param name="queries">The first query of the group, as operands.</param>
+    /// <param name="rowBytes">To the next.</param>
     /// <param name="head">The key and value head.</param>
-    public void Project(Global queries, U32 head)
+    public void Project(Shared queries, int rowBytes, U32 head)
     {
         Global bias = _arguments.KeyBias.At(head, _shape.HeadDim * sizeof(float));
         using (_k.For(_k.Thread, _shape.Group * _pairs, _k.Threads, out U32 index))
         {
             U32 query = index / _pairs, pair = index % _pairs;
-            Global q = queries.At(query, _shape.HeadDim * sizeof(ushort)).At(pair, sizeof(ushort)), b = bias.At(pair, sizeof(float));
-            F32 first = _k.LoadElements(_shape.Type, q, 1)[0], second = _k.LoadElements(_shape.Type, q + (_pairs * sizeof(ushort)), 1)[0];
+            Shared q = queries.At(query, rowBytes).At(pair, sizeof(ushort));
+            Global b = bias.At(pair, sizeof(float));
+            F32 first = _k.LoadElements(_shape.Operands, q, 1)[0], second = _k.LoadElements(_shape.Operands, q + (_pairs * sizeof(ushort)), 1)[0];
             F32 biasFirst = _k.Load<F32>(b, CacheHint.ReadOnly), biasSecond = _k.Load<F32>(b + (_pairs * sizeof(float)), CacheHint.ReadOnly);
             F32 a = (first * biasFirst) + (second * biasSecond), turned = (second * biasFirst) - (first * biasSecond);
             U32 at = (query * QueryRowBytes) + ((pair / _quarter) * QuarterBytes(2 * sizeof(float))) + ((pair % _quarter) * (2 * sizeof(float)));

@@ -15,7 +15,7 @@ namespace Qwen.Native.Kernels;
 internal sealed class KvTile
 {
     private readonly PtxBuilder _k;
-    private readonly AttentionArguments _arguments;
+    private readonly DecodeArguments _arguments;
     private readonly AttentionShape _shape;
     private readonly CacheHint _hint;
     private readonly U32[][] _keys; // [eighth of the tile][word]
@@ -24,7 +24,7 @@ internal sealed class KvTile
     private readonly U32 _group, _inGroup;
 
     /// <summary>Makes room in registers.</summary>
-    public KvTile(PtxBuilder k, AttentionArguments arguments, AttentionShape shape)
+    public KvTile(PtxBuilder k, DecodeArguments arguments, AttentionShape shape)
     {
         (_k, _arguments, _shape) = (k, arguments, shape);
         _hint = k.Target.Has(PtxFeature.CacheHints) ? CacheHint.ReadOnce : CacheHint.ReadOnly;
@@ -38,7 +38,7 @@ internal sealed class KvTile
     /// Positions of a tile: 4 KB of keys and as much of values at a width of 128, 64 registers in all (twice as much of F32; half of S8 with key bias,
     /// whose scales and biases take what registers are left).
     /// </summary>
-    public static int Positions(AttentionShape shape) => shape.Cache.Bytes() == 1 && !(shape.Cache == ElementType.S8 && shape.HasKeyBias) ? 32 : 16;
+    public static int Positions(AttentionShape shape) => shape.Cache.Bytes() == 1 ? 32 : 16;
 
     /// <summary>Steps of 16 columns that a score sums over.</summary>
     public int KeySteps => _shape.HeadDim / 16;
@@ -52,33 +52,47 @@ internal sealed class KvTile
     /// <summary>The columns of a lane's value that a tile's rows g and (the next) g + 8 are: constant + factor * g.</summary>
     public (int Constant, int Factor) ValueColumn(int tile) => Column(tile * 2, lanes: 8);
 
-    /// <summary>The blocks of the positions from a multiple of 16 on, 16 positions each. Those out of range are in the place of the nearest in range.</summary>
+    /// <summary>The blocks of the cached positions from a multiple of 16 on, 16 positions each. Those out of range are in the place of the nearest in range.</summary>
     public U32[] LoadBlocks(Global table, U32 position, DecodeSchedule.Place place)
     {
         var blocks = new U32[Positions(_shape) / 16];
         for (int i = 0; i < blocks.Length; i++)
-            blocks[i] = _k.Load<U32>(table.At(InRange(position + (16 * i), place) / _shape.BlockSize, sizeof(int)), CacheHint.ReadOnly);
+            blocks[i] = _k.Load<U32>(table.At(Cached(position + (16 * i), place) / _shape.BlockSize, sizeof(int)), CacheHint.ReadOnly);
         return blocks;
     }
 
-    /// <summary>Starts to load keys.</summary>
+    /// <summary>Starts to load keys. The new token's is not cached yet.</summary>
     public void LoadKeys(U32[] blocks, U32 position, DecodeSchedule.Place place)
     {
         for (int n = 0; n < _keys.Length; n++)
-            LoadRow(_keys[n], Row(_arguments.Keys, blocks[n / 2], InRange(position + (8 * n) + _group, place), place.Head), lanes: 4, _inGroup);
+            LoadRow(_keys[n], Row(_arguments.Keys, blocks[n / 2], Cached(position + (8 * n) + _group, place), place.Head), lanes: 4, _inGroup);
         LoadScale(_keyScale, _arguments.KeyScales, blocks, position, place);
     }
 
-    /// <summary>Starts to load values.</summary>
+    /// <summary>Starts to load values. The new token's is not cached yet.</summary>
     public void LoadValues(U32[] blocks, U32 position, DecodeSchedule.Place place)
     {
         for (int i = 0; i < _values.Length; i++)
         {
-            U32 at = position + (16 * (i / 4) + (8 * (i % 4 / 2)) + (i % 2)) + (_inGroup * 2);
-            LoadRow(_values[i], Row(_arguments.Values, blocks[i / 4], InRange(at, place), place.Head), lanes: 8, _group);
+            U32 at = position + ValuePosition(i);
+            LoadRow(_values[i], Row(_arguments.Values, blocks[i / 4], Cached(at, place), place.Head), lanes: 8, _group);
         }
 
         LoadScale(_valueScale, _arguments.ValueScales, blocks, position, place);
+    }
+
+    /// <summary>Puts the new token's key and value where the tile has its position.</summary>
+    public void Insert(NewToken token, U32 position, DecodeSchedule.Place place)
+    {
+        for (int n = 0; n < _keys.Length; n++)
+            InsertRow(_keys[n], token.Key, lanes: 4, _inGroup, IsNew(position + (8 * n) + _group, place));
+        for (int i = 0; i < _values.Length; i++)
+            InsertRow(_values[i], token.Value, lanes: 8, _group, IsNew(position + ValuePosition(i), place));
+        if (_shape.Cache != ElementType.S8)
+            return;
+        Pred isNew = IsNew(position + InTile, place);
+        _k.LoadInto<F32>([_keyScale], token.KeyScale, isNew);
+        _k.LoadInto<F32>([_valueScale], token.ValueScale, isNew);
     }
 
     /// <summary>Two registers of eight keys for a step of 16 columns.</summary>
@@ -166,6 +180,19 @@ internal sealed class KvTile
         }
     }
 
+    private void InsertRow(U32[] words, Shared row, int lanes, U32 lane, Pred when)
+    {
+        int word = 0;
+        foreach ((int offset, int laneBytes) in Chunks(_shape.RowBytes, lanes))
+        {
+            _k.LoadInto<U32>(words.AsSpan(word, laneBytes / 4), row.At(lane, laneBytes) + offset, when);
+            word += laneBytes / 4;
+        }
+    }
+
+    // Of a lane's value row: 2t, 2t + 1, 2t + 8, 2t + 9 of sixteen.
+    private U32 ValuePosition(int row) => (_inGroup * 2) + ((16 * (row / 4)) + (8 * (row % 4 / 2)) + (row % 2));
+
     private Global Row(Global buffer, U32 block, U32 position, U32 head) =>
         buffer.At(((block * _shape.KvHeads + head) * _shape.BlockSize) + (position % _shape.BlockSize), _shape.RowBytes);
 
@@ -173,16 +200,20 @@ internal sealed class KvTile
     {
         if (_shape.Cache != ElementType.S8)
             return;
-        U32 inTile = _k.Lane % Positions(_shape), block = blocks.Length == 1 ? blocks[0] : _k.Select(_k.Lane < 16, blocks[0], blocks[1]);
-        _k.LoadInto<F32>([register], scales.At(((block * _shape.KvHeads + place.Head) * _shape.BlockSize) + (InRange(position + inTile, place) % _shape.BlockSize), sizeof(float)));
+        U32 block = blocks.Length == 1 ? blocks[0] : _k.Select(_k.Lane < 16, blocks[0], blocks[1]);
+        _k.LoadInto<F32>([register], scales.At(((block * _shape.KvHeads + place.Head) * _shape.BlockSize) + (Cached(position + InTile, place) % _shape.BlockSize), sizeof(float)));
     }
 
-    // Positions outside what is attended to may have no block, or memory that nobody wrote: the nearest inside is read in their place, and weighs nothing.
-    private U32 InRange(U32 position, DecodeSchedule.Place place)
-    {
-        U32 before = _k.Min(position, place.To - 1);
-        return _shape.SlidingWindow == 0 ? before : _k.Max(before, place.From);
-    }
+    private U32 InTile => _k.Lane % Positions(_shape); // whose scale a lane has
+
+    // Positions outside what is attended to may have no block, or memory that nobody wrote: the nearest inside is read in their place, and weighs nothing. The
+    // last one is the new token's; where there is no other, nothing is loaded, but its block is looked up.
+    private U32 Cached(U32 position, DecodeSchedule.Place place) => After(_k.Min(position, _k.Max(place.To, 2) - 2), place);
+
+    // What lies past the new token must be numbers, too, though they weigh nothing; where there is no other, so must what lies before.
+    private Pred IsNew(U32 position, DecodeSchedule.Place place) => After(_k.Min(position, place.To - 1), place).Is(place.To - 1);
+
+    private U32 After(U32 position, DecodeSchedule.Place place) => _shape.SlidingWindow == 0 ? position : _k.Max(position, place.From);
 
     // Columns 2 tile and the next of a lane's, each of positions x and y.
     private (U32 First, U32 Second) Pair(U32[] x, U32[] y, int tile)

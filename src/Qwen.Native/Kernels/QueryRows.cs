@@ -7,9 +7,11 @@ namespace Qwen.Native.Kernels;
 internal static class QueryRows
 {
     /// <summary>Loads four neighbouring values, 8 bytes, as two words of operands. BF16 ones become F16 saturated, exact between 2^-14 and 65504.</summary>
-    public static U32[] Load(PtxBuilder k, AttentionShape shape, Global address)
+    public static U32[] Load(PtxBuilder k, AttentionShape shape, Global address) => Operands(k, shape, k.LoadVector<U32>(address, 2));
+
+    /// <summary>Words of two query values as operands.</summary>
+    public static U32[] Operands(PtxBuilder k, AttentionShape shape, U32[] words)
     {
-        U32[] words = k.LoadVector<U32>(address, 2);
         if (shape.Type == shape.Operands)
             return words;
         return [.. words.Select(word =>

@@ -44,6 +44,10 @@ public sealed partial class PtxBuilder
     public T[] LoadVector<T>(Shared address, int count, Pred? when = null)
         where T : struct, IRegister<T> => Loaded<T>("ld.shared", address.ToString(), count, when);
 
+    /// <summary>Loads 1, 2 or 4 registers that exist. Where <paramref name="when"/> doesn't hold they stay as they are.</summary>
+    public void LoadInto<T>(ReadOnlySpan<T> registers, Shared address, Pred? when = null)
+        where T : struct, IRegister<T> => Line($"{Guard(when)}ld.shared{Shape<T>(registers.Length)} {List(registers)}, {address};");
+
     /// <summary>Loads an unsigned byte.</summary>
     public U32 LoadByte(Global address, CacheHint hint = CacheHint.None, Pred? when = null) => LoadedByte($"ld.global{Hint(hint, isLoad: true)}.u8", address.ToString(), when);
 

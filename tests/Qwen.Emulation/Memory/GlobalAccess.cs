@@ -11,7 +11,7 @@ internal sealed unsafe class GlobalAccess
     {
         Allocation allocation = Find(warp, address, bytes, lane);
         long at = (long)(address - allocation.Start);
-        if (!warp.GridWaited && MayBeWritten(warp.Block.Launch, allocation.Writers[at / 256]))
+        if (!warp.GridWaited && MayBeWritten(warp.Block.Launch, allocation.Writers[at / Allocation.PieceBytes]))
             warp.FaultAt(FaultKind.MissingGridWait, "memory that a launch before may still write is read before griddepcontrol.wait.", lane, address);
         byte* written = allocation.Written + at;
         bool all = bytes switch
@@ -40,7 +40,7 @@ internal sealed unsafe class GlobalAccess
         if (!warp.GridWaited)
             warp.FaultAt(FaultKind.MissingGridWait, "global memory is written before griddepcontrol.wait, while the previous launch may still use it.", lane, address);
         long at = (long)(address - allocation.Start);
-        allocation.Writers[at / 256] = warp.Block.Launch.Serial;
+        allocation.Writers[at / Allocation.PieceBytes] = warp.Block.Launch.Serial;
         byte* written = allocation.Written + at;
         for (int i = 0; i < bytes; i++)
             written[i] = 1;

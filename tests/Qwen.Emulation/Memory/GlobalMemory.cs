@@ -6,6 +6,9 @@ namespace Qwen.Emulation.Memory;
 /// <summary>A piece of global memory, with a byte for each of its bytes that says whether it was written.</summary>
 internal sealed unsafe class Allocation(ulong start, long bytes, bool readOnly)
 {
+    /// <summary>As few as the scales of a block of a quantized KV cache: what belongs to another sequence is another piece.</summary>
+    public const int PieceBytes = 64;
+
     public ulong Start { get; } = start;
 
     public long Bytes { get; } = bytes;
@@ -13,8 +16,8 @@ internal sealed unsafe class Allocation(ulong start, long bytes, bool readOnly)
     /// <summary>Whether kernels only read it: constants.</summary>
     public bool IsReadOnly { get; } = readOnly;
 
-    /// <summary>The launch that wrote each 256 bytes last; 0 for the host and copies. Of interest to a launch that overlaps others.</summary>
-    public long[] Writers { get; } = new long[(bytes + 255) / 256];
+    /// <summary>The launch that wrote each <see cref="PieceBytes"/> last; 0 for the host and copies. Of interest to a launch that overlaps others.</summary>
+    public long[] Writers { get; } = new long[(bytes + PieceBytes - 1) / PieceBytes];
 
     public byte* Data { get; private set; } = (byte*)NativeMemory.AllocZeroed((nuint)bytes + 64);
 
@@ -134,7 +137,8 @@ internal sealed unsafe class GlobalMemory(long capacity) : IDisposable
         Allocation allocation = Range(pointer, bytes, what);
         long at = (long)(pointer.Address - allocation.Start);
         NativeMemory.Fill(allocation.Written + at, (nuint)bytes, 1);
-        allocation.Writers.AsSpan((int)(at / 256), (int)((at + bytes + 255) / 256) - (int)(at / 256)).Fill(writer);
+        int first = (int)(at / Allocation.PieceBytes), end = (int)((at + bytes + Allocation.PieceBytes - 1) / Allocation.PieceBytes);
+        allocation.Writers.AsSpan(first, end - first).Fill(writer);
         return allocation.Data + at;
     }
 

@@ -8,6 +8,10 @@ namespace Qwen.Native.Tests.Kernels;
 /// A random paged cache with sequences in it, on a device and in double precision. Memory that belongs to no position is left as it was allocated, and
 /// entries of block tables that are not needed are wild, so that a device that checks reports who reads them.
 /// </summary>
+/// <remarks>
+/// Sequences of one token may be decoded: of these, qkv is what a projection makes, and the last position isn't cached yet. What <see cref="RopeAndStoreKernel"/>,
+/// which has tests of its own, makes of a copy is what attention is to find, and to have stored, bit for bit.
+/// </remarks>
 internal sealed unsafe class AttentionCase : IDisposable
 {
     private const double Magnitude = 1.1; // YaRN's
@@ -20,17 +24,26 @@ internal sealed unsafe class AttentionCase : IDisposable
     private readonly float[] _qkv, _bias, _rotations;
     private readonly double[][][] _keys, _values; // [sequence][kvHead][position, dim]
     private readonly DeviceBuffer _attended;
+    private readonly DeviceBuffer[] _cached, _expected = []; // keys, values, scales of both; the second with what is to be stored of decoded tokens
+    private readonly List<(int Sequence, long Vector)> _stored = [];
     private readonly int _tokens;
     private readonly int[] _firstTokens;
 
-    public AttentionCase(IDevice device, IDeviceStream stream, AttentionShape shape, (int FirstPosition, int Tokens)[] sequences, int seed, float biasSize = 20)
+    public AttentionCase(IDevice device, IDeviceStream stream, AttentionShape shape, (int FirstPosition, int Tokens)[] sequences, int seed, float biasSize = 20, KernelCache? decoded = null)
     {
         (_device, _stream, _shape, _sequences, Seed) = (device, stream, shape, sequences, seed);
         var random = new Random(seed);
         _tokens = Math.Max(1, sequences.Sum(s => s.Tokens));
         (int kvHeads, int headDim, int blockSize) = (shape.KvHeads, shape.HeadDim, shape.BlockSize);
 
+        _bias = Normal(random, kvHeads * headDim, biasSize, x => x);
         _qkv = Normal(random, _tokens * (shape.Heads + (2 * kvHeads)) * headDim, 1.5f, x => Values.Round(shape.Type, x));
+        for (int i = 0; decoded is not null && shape.HasKeyBias && i < _tokens * kvHeads * headDim; i++) // projections give keys with their bias
+        {
+            ref float key = ref _qkv[(((i / (kvHeads * headDim) * (shape.Heads + (2 * kvHeads))) + shape.Heads) * headDim) + (i % (kvHeads * headDim))];
+            key = Values.Round(shape.Type, key + _bias[i % _bias.Length]);
+        }
+
         Qkv = Upload(Values.Encode(shape.Type, _qkv));
         _attended = Take((long)_tokens * shape.Heads * headDim * sizeof(ushort));
 
@@ -41,7 +54,7 @@ internal sealed unsafe class AttentionCase : IDisposable
         int[] table = new int[sequences.Length * perSequence];
         Array.Fill(table, 0x00ff_ffff); // far outside
         long rowBytes = headDim * shape.Cache.Bytes(), vectors = (long)pool * kvHeads * blockSize;
-        DeviceBuffer keys = Take(vectors * rowBytes), values = Take(vectors * rowBytes), keyScales = Take(vectors * sizeof(float)), valueScales = Take(vectors * sizeof(float));
+        _cached = [Take(vectors * rowBytes), Take(vectors * rowBytes), Take(vectors * sizeof(float)), Take(vectors * sizeof(float))];
         (_keys, _values) = (new double[sequences.Length][][], new double[sequences.Length][][]);
         for (int s = 0, next = 0; s < sequences.Length; s++)
         {
@@ -50,9 +63,12 @@ internal sealed unsafe class AttentionCase : IDisposable
             int firstBlock = shape.SlidingWindow == 0 ? 0 : Math.Max(0, sequences[s].FirstPosition + 1 - shape.SlidingWindow) / blockSize;
             for (int b = firstBlock; b < blocks[s]; b++)
                 table[(s * perSequence) + b] = order[next + b];
-            _keys[s] = Fill(keys, keyScales);
-            _values[s] = Fill(values, valueScales);
+            int cached = decoded is not null && sequences[s].Tokens == 1 ? length - 1 : length;
+            _keys[s] = Fill(_cached[0], _cached[2]);
+            _values[s] = Fill(_cached[1], _cached[3]);
             next += blocks[s];
+            for (int h = 0; cached < length && h < kvHeads; h++)
+                _stored.Add((s, ((((long)table[(s * perSequence) + (cached / blockSize)] * kvHeads) + h) * blockSize) + (cached % blockSize)));
 
             double[][] Fill(DeviceBuffer buffer, DeviceBuffer scales)
             {
@@ -62,7 +78,9 @@ internal sealed unsafe class AttentionCase : IDisposable
                     heads[h] = new double[length * headDim];
                     for (int b = firstBlock; b < blocks[s]; b++)
                     {
-                        int rows = Math.Min(blockSize, length - (b * blockSize));
+                        int rows = Math.Min(blockSize, cached - (b * blockSize));
+                        if (rows == 0)
+                            continue;
                         float[] x = Normal(random, rows * headDim, 1, x => x);
                         (byte[] codes, float[] rowScales, double[] exact) = Values.Quantize(shape.Cache, x, headDim);
                         exact.CopyTo(heads[h], b * blockSize * headDim);
@@ -88,14 +106,20 @@ internal sealed unsafe class AttentionCase : IDisposable
             }
         }
 
-        _bias = Normal(random, kvHeads * headDim, biasSize, x => x);
-        Layer = new KvLayerPointers(keys.Pointer, values.Pointer, keyScales.Pointer, valueScales.Pointer);
-        Bias = shape.HasKeyBias ? new KeyBiasPointers(Upload<float>(_bias), Upload<float>(_rotations)) : default;
+        Layer = LayerOf(_cached);
+        DevicePointer rotations = Upload<float>(_rotations);
+        Bias = shape.HasKeyBias ? new KeyBiasPointers(Upload<float>(_bias), rotations) : default;
+        Rotary = new RotaryPointers(
+            rotations, Bias.Bias, shape.HasQkNorm ? Upload<float>(Normal(random, headDim, 1, x => x)) : default, shape.HasQkNorm ? Upload<float>(Normal(random, headDim, 1, x => x)) : default, 1e-6f);
         _firstTokens = new int[sequences.Length];
         for (int s = 1; s < sequences.Length; s++)
             _firstTokens[s] = _firstTokens[s - 1] + sequences[s - 1].Tokens;
         Table = new SequenceTable(
             Upload<int>(_firstTokens), Upload<int>([.. sequences.Select(s => s.Tokens)]), Upload<int>([.. sequences.Select(s => s.FirstPosition)]), Upload<int>(table), perSequence);
+        if (decoded is null)
+            return;
+        _expected = [.. _cached.Select(buffer => Take(buffer.ByteCount))];
+        Turn(decoded);
     }
 
     public int Seed { get; }
@@ -108,7 +132,22 @@ internal sealed unsafe class AttentionCase : IDisposable
 
     public KeyBiasPointers Bias { get; }
 
+    public RotaryPointers Rotary { get; }
+
     public SequenceTable Table { get; }
+
+    /// <summary>Some sequences as decode attention takes them.</summary>
+    public DecodingSequences Decoding(params ReadOnlySpan<int> served)
+    {
+        int[] entries = new int[served.Length * 4];
+        for (int i = 0; i < served.Length; i++)
+        {
+            (int firstPosition, int tokens) = _sequences[served[i]];
+            (entries[4 * i], entries[(4 * i) + 1], entries[(4 * i) + 2]) = (served[i], _firstTokens[served[i]], tokens == 0 ? 0 : firstPosition + 1);
+        }
+
+        return new DecodingSequences(Upload<int>(entries), served.Length, Table.BlockTables, Table.BlocksPerSequence);
+    }
 
     public DevicePointer Upload<T>(ReadOnlySpan<T> values)
         where T : unmanaged
@@ -134,7 +173,7 @@ internal sealed unsafe class AttentionCase : IDisposable
         return buffer.Pointer;
     }
 
-    /// <summary>What is wrong with the rows of some sequences, or null.</summary>
+    /// <summary>What is wrong with the rows of some sequences, and with what was stored of decoded ones, or null.</summary>
     public string? Difference(ReadOnlySpan<int> served)
     {
         int width = _shape.Heads * _shape.HeadDim;
@@ -142,10 +181,17 @@ internal sealed unsafe class AttentionCase : IDisposable
         {
             if (_sequences[s].Tokens == 0)
                 continue;
-            byte[] bytes = new byte[_sequences[s].Tokens * width * sizeof(ushort)];
-            fixed (byte* to = bytes)
-                _stream.CopyToHost(to, _attended.Pointer + ((long)_firstTokens[s] * width * sizeof(ushort)), bytes.Length);
-            _stream.Synchronize();
+            foreach ((_, long vector) in _stored.Where(row => row.Sequence == s))
+            {
+                for (int part = 0; part < (_shape.Cache == ElementType.S8 ? 4 : 2); part++)
+                {
+                    int rowBytes = part < 2 ? _shape.RowBytes : sizeof(float);
+                    if (!Read(_cached[part].Pointer + (vector * rowBytes), rowBytes).AsSpan().SequenceEqual(Read(_expected[part].Pointer + (vector * rowBytes), rowBytes)))
+                        return $"{_shape}, seed {Seed}: sequence {s} {_sequences[s]}: the new {(part % 2 == 0 ? "key" : "value")}{(part < 2 ? "" : "'s scale")} is cached otherwise";
+                }
+            }
+
+            byte[] bytes = Read(_attended.Pointer + ((long)_firstTokens[s] * width * sizeof(ushort)), _sequences[s].Tokens * width * sizeof(ushort));
             float[] actual = Values.Decode(_shape.Type, bytes);
             for (int token = 0; token < _sequences[s].Tokens; token++)
             {
@@ -243,6 +289,42 @@ internal sealed unsafe class AttentionCase : IDisposable
         for (int i = 0; i < count; i++)
             values[i] = round((float)(deviation * Math.Sqrt(-2 * Math.Log(1 - random.NextDouble())) * Math.Cos(2 * Math.PI * random.NextDouble())));
         return values;
+    }
+
+    private static KvLayerPointers LayerOf(DeviceBuffer[] parts) => new(parts[0].Pointer, parts[1].Pointer, parts[2].Pointer, parts[3].Pointer);
+
+    /// <summary>Takes what attention finds of decoded tokens from a copy of qkv and another cache.</summary>
+    private void Turn(KernelCache kernels)
+    {
+        (int kvHeads, int headDim, int blockSize) = (_shape.KvHeads, _shape.HeadDim, _shape.BlockSize);
+        int[] positions = new int[_tokens], slots = new int[_tokens];
+        positions.AsSpan().Fill(-1);
+        foreach ((int s, long vector) in _stored)
+            (positions[_firstTokens[s]], slots[_firstTokens[s]]) = (_sequences[s].FirstPosition, (int)((vector / (kvHeads * blockSize) * blockSize) + (vector % blockSize)));
+        DevicePointer turned = Upload(Values.Encode(_shape.Type, _qkv));
+        new RopeAndStoreKernel(kernels, _shape.RopeAndStore).Launch(
+            _stream, turned, Upload<int>(positions), Upload<int>(slots), Rotary.Rotations, LayerOf(_expected), _tokens, Rotary.QueryNorm, Rotary.KeyNorm, Rotary.Epsilon, Rotary.KeyBias);
+        Values.Decode(_shape.Type, Read(turned, _qkv.Length * sizeof(ushort))).CopyTo(_qkv, 0);
+        foreach ((int s, long vector) in _stored)
+        {
+            int head = (int)(vector / blockSize % kvHeads), at = _sequences[s].FirstPosition * headDim;
+            for (int part = 0; part < 2; part++)
+            {
+                float scale = _shape.Cache == ElementType.S8 ? BitConverter.ToSingle(Read(_expected[2 + part].Pointer + (vector * sizeof(float)), sizeof(float))) : 1;
+                float[] row = Values.DecodeCached(_shape.Cache, Read(_expected[part].Pointer + (vector * _shape.RowBytes), _shape.RowBytes));
+                for (int d = 0; d < headDim; d++)
+                    (part == 0 ? _keys : _values)[s][head][at + d] = row[d] * (double)scale;
+            }
+        }
+    }
+
+    private byte[] Read(DevicePointer from, int count)
+    {
+        byte[] bytes = new byte[count];
+        fixed (byte* to = bytes)
+            _stream.CopyToHost(to, from, count);
+        _stream.Synchronize();
+        return bytes;
     }
 
     private DevicePointer Upload(byte[] bytes) => Upload<byte>(bytes);

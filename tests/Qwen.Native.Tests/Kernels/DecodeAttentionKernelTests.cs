@@ -23,7 +23,7 @@ public sealed class DecodeAttentionKernelTests
             int group = Pick(random, 1, 2, 3, 4, 7, 8, 12, 16), kvHeads = random.Next(1, 4), headDim = Pick(random, 64, 64, 128, 128, 96, 32);
             int window = seed % 3 == 0 ? Pick(random, 1, 16, 40, 100) : 0;
             var shape = new AttentionShape(
-                Pick(random, ElementType.BF16, ElementType.F16), cache, group * kvHeads, kvHeads, headDim, Pick(random, 16, 32, 64), window, HasKeyBias: cache.Bytes() == 1 && seed % 2 == 0);
+                Pick(random, ElementType.BF16, ElementType.F16), cache, group * kvHeads, kvHeads, headDim, Pick(random, 16, 32, 64), window, HasKeyBias: cache.Bytes() == 1 && seed % 2 == 0, HasQkNorm: seed % 4 == 1);
             int[] lengths = [.. Enumerable.Range(0, random.Next(1, 6)).Select(_ => Pick(random, [0, .. _edges]))];
             Check(Pick(random, 80, 89, 90), shape, lengths, blocks: Pick(random, 1, 2, 5, 16, 64), seed);
         }
@@ -71,8 +71,8 @@ public sealed class DecodeAttentionKernelTests
         using IDeviceStream stream = device.CreateStream();
         var wide = new AttentionShape(ElementType.BF16, ElementType.BF16, 8, 1, 64, 16);
         var narrow = new AttentionShape(ElementType.F16, ElementType.F16, 2, 2, 32, 16, SlidingWindow: 300);
-        using var first = new AttentionCase(device, stream, wide, [(599, 1), (0, 0), (280, 1)], seed: 8);
-        using var second = new AttentionCase(device, stream, narrow, [(400, 1), (1200, 1)], seed: 9);
+        using var first = new AttentionCase(device, stream, wide, [(599, 1), (0, 0), (280, 1)], seed: 8, decoded: cache);
+        using var second = new AttentionCase(device, stream, narrow, [(400, 1), (1200, 1)], seed: 9, decoded: cache);
         var kernels = (Wide: new DecodeAttentionKernel(cache, wide, blocks: 20), Narrow: new DecodeAttentionKernel(cache, narrow, blocks: 31));
         DevicePointer workspace = first.TakeZeros(Math.Max(kernels.Wide.WorkspaceBytes, kernels.Narrow.WorkspaceBytes));
 
@@ -80,8 +80,8 @@ public sealed class DecodeAttentionKernelTests
         {
             stream.Fill(first.Attended, 0xff, 2L * 8 * 64 * sizeof(ushort));
             stream.Fill(second.Attended, 0xff, 2L * 2 * 32 * sizeof(ushort));
-            kernels.Wide.Launch(stream, first.Qkv, first.Attended, first.Layer, first.Table, first.Upload<int>([2, 1, 0]), 3, workspace);
-            kernels.Narrow.Launch(stream, second.Qkv, second.Attended, second.Layer, second.Table, second.Upload<int>([0, 1]), 2, workspace);
+            kernels.Wide.Launch(stream, first.Qkv, first.Attended, first.Layer, first.Rotary, first.Decoding(2, 1, 0), workspace);
+            kernels.Narrow.Launch(stream, second.Qkv, second.Attended, second.Layer, second.Rotary, second.Decoding(0, 1), workspace);
 
             Assert.Null(first.Difference([0, 1, 2]));
             Assert.Null(second.Difference([0, 1]));
@@ -108,16 +108,17 @@ public sealed class DecodeAttentionKernelTests
         using var cache = new KernelCache(device);
         using IDeviceStream stream = device.CreateStream();
         var shape = new AttentionShape(ElementType.BF16, ElementType.BF16, 2, 1, 64, 16);
-        using var data = new AttentionCase(device, stream, shape, [(40, 1)], seed: 10);
+        using var data = new AttentionCase(device, stream, shape, [(40, 1)], seed: 10, decoded: cache);
         var kernel = new DecodeAttentionKernel(cache, shape, blocks: 3);
-        DevicePointer sequences = data.Upload<int>([0]), workspace = data.TakeZeros(kernel.WorkspaceBytes), weights = data.Take(bytes).Pointer;
+        DecodingSequences sequences = data.Decoding(0);
+        DevicePointer workspace = data.TakeZeros(kernel.WorkspaceBytes), weights = data.Take(bytes).Pointer;
 
-        kernel.Launch(stream, data.Qkv, data.Attended, data.Layer, data.Table, sequences, 1, workspace, default, weights, bytes);
+        kernel.Launch(stream, data.Qkv, data.Attended, data.Layer, data.Rotary, sequences, workspace, new L2Prefetch(weights, bytes));
         Assert.Null(data.Difference([0]));
 
         // That they do it is seen where there is less than they are told.
         DeviceFaultException fault = Assert.Throws<DeviceFaultException>(
-            () => kernel.Launch(stream, data.Qkv, data.Attended, data.Layer, data.Table, sequences, 1, workspace, default, weights, bytes + 16));
+            () => kernel.Launch(stream, data.Qkv, data.Attended, data.Layer, data.Rotary, sequences, workspace, new L2Prefetch(weights, bytes + 16)));
         Assert.Equal(FaultKind.OutOfBounds, fault.Kind);
     }
 
@@ -132,7 +133,7 @@ public sealed class DecodeAttentionKernelTests
             using var device = new EmulatedDevice(90);
             using var cache = new KernelCache(device);
             using IDeviceStream stream = device.CreateStream();
-            using var data = new AttentionCase(device, stream, shape, [(299, 1), (70, 1)], seed: 5);
+            using var data = new AttentionCase(device, stream, shape, [(299, 1), (70, 1)], seed: 5, decoded: cache);
             Launch(cache, stream, shape, data, [0, 1], blocks: 6);
             byte[] result = new byte[2 * 8 * 64 * sizeof(ushort)];
             unsafe
@@ -178,7 +179,7 @@ public sealed class DecodeAttentionKernelTests
         using var device = new EmulatedDevice(sm);
         using var cache = new KernelCache(device);
         using IDeviceStream stream = device.CreateStream();
-        using var data = new AttentionCase(device, stream, shape, [.. lengths.Select(length => length == 0 ? (0, 0) : (length - 1, 1))], seed, biasSize);
+        using var data = new AttentionCase(device, stream, shape, [.. lengths.Select(length => length == 0 ? (0, 0) : (length - 1, 1))], seed, biasSize, cache);
         int[] served = [.. Enumerable.Range(0, lengths.Length)];
         new Random(seed).Shuffle(served);
 
@@ -190,8 +191,7 @@ public sealed class DecodeAttentionKernelTests
     private static void Launch(KernelCache cache, IDeviceStream stream, AttentionShape shape, AttentionCase data, int[] served, int blocks)
     {
         var kernel = new DecodeAttentionKernel(cache, shape, blocks);
-        kernel.Launch(
-            stream, data.Qkv, data.Attended, data.Layer, data.Table, data.Upload<int>(served), served.Length, data.TakeZeros(kernel.WorkspaceBytes), data.Bias);
+        kernel.Launch(stream, data.Qkv, data.Attended, data.Layer, data.Rotary, data.Decoding(served), data.TakeZeros(kernel.WorkspaceBytes));
         stream.Synchronize();
     }
 }

@@ -82,11 +82,11 @@ public sealed class PrefillAttentionKernelTests
         using var device = new EmulatedDevice(90);
         using var cache = new KernelCache(device);
         using IDeviceStream stream = device.CreateStream();
-        using var data = new AttentionCase(device, stream, shape, [(70, 1), (0, 40), (33, 1), (20, 10)], seed: 5);
+        using var data = new AttentionCase(device, stream, shape, [(70, 1), (0, 40), (33, 1), (20, 10)], seed: 5, decoded: cache);
         var decode = new DecodeAttentionKernel(cache, shape, blocks: 3);
 
         new PrefillAttentionKernel(cache, shape).Launch(stream, data.Qkv, data.Attended, data.Layer, data.Table, data.Upload<int>([1, 3]), 2, 40);
-        decode.Launch(stream, data.Qkv, data.Attended, data.Layer, data.Table, data.Upload<int>([0, 2]), 2, data.TakeZeros(decode.WorkspaceBytes));
+        decode.Launch(stream, data.Qkv, data.Attended, data.Layer, data.Rotary, data.Decoding(0, 2), data.TakeZeros(decode.WorkspaceBytes));
 
         Assert.Null(data.Difference([0, 1, 2, 3]));
     }

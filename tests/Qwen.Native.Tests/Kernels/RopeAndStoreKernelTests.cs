@@ -72,8 +72,9 @@ public sealed class RopeAndStoreKernelTests
     {
         (ElementType type, ElementType stored, int heads, int kvHeads, int headDim) = (shape.Type, shape.Cache, shape.Heads, shape.KvHeads, shape.HeadDim);
         int width = (heads + (2 * kvHeads)) * headDim, slotCount = Blocks * shape.BlockSize;
-        int[] slots = [5, slotCount - 1, -1, 0, shape.BlockSize];
+        int[] slots = [5, slotCount - 1, -1, 0, shape.BlockSize, 7];
         int[] positions = [.. slots.Select(_ => machine.Random.Next(Positions))];
+        positions[^1] = -1; // left as it is
         float[] qkv = machine.Values(type, slots.Length * width, 2), rotations = Rotations(headDim);
         float[] queryNorm = machine.Values(ElementType.F32, headDim), keyNorm = machine.Values(ElementType.F32, headDim), bias = machine.Values(ElementType.F32, kvHeads * headDim);
         qkv.AsSpan((heads + kvHeads) * headDim, headDim).Clear(); // a value of zeros, whose scale is zero
@@ -97,6 +98,12 @@ public sealed class RopeAndStoreKernelTests
             {
                 int kind = h < heads ? 0 : h < heads + kvHeads ? 1 : 2, kvHead = kind == 1 ? h - heads : h - heads - kvHeads, at = (t * width) + (h * headDim);
                 float[] head = qkv[at..(at + headDim)];
+                if (positions[t] < 0)
+                {
+                    machine.AssertEqual<float>(head, result.AsSpan(at, headDim), $"{shape}: a token that is not rotated");
+                    continue;
+                }
+
                 if (kind == 1 && shape.HasKeyBias)
                     head = [.. head.Select((value, i) => value - bias[(kvHead * headDim) + i])];
                 if (kind < 2)

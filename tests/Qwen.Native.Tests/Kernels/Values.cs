@@ -37,6 +37,19 @@ internal static class Values
         return values;
     }
 
+    /// <summary>From bytes of a cache's type, S8 without its scale.</summary>
+    public static float[] DecodeCached(ElementType type, ReadOnlySpan<byte> bytes)
+    {
+        if (type == ElementType.F32)
+            return MemoryMarshal.Cast<byte, float>(bytes).ToArray();
+        if (type.Bytes() == 2)
+            return Decode(type, bytes);
+        float[] values = new float[bytes.Length], levels = type == ElementType.E4M3 ? _e4m3 : _e5m2;
+        for (int i = 0; i < values.Length; i++)
+            values[i] = type == ElementType.S8 ? (sbyte)bytes[i] : bytes[i] < 128 ? levels[bytes[i]] : -levels[bytes[i] - 128];
+        return values;
+    }
+
     /// <summary>Rows in a cache's type: bytes, scales of rows (of S8), and the values that these mean.</summary>
     public static (byte[] Codes, float[] Scales, double[] Exact) Quantize(ElementType type, float[] x, int columns)
     {

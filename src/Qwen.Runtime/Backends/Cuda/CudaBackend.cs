@@ -23,7 +23,6 @@ internal sealed unsafe class CudaBackend : IBackend
     private readonly IDeviceEvent? _written;
     private readonly DevicePointer _gateUp, _attention;
     private CudaKvCache _cache = null!; // the step's, from Begin on
-    private DevicePointer _chosen; // the tokens of the step before, which a batch may refer to
     private long _steps; // so far
     private bool _isLoading = true;
 
@@ -71,12 +70,7 @@ internal sealed unsafe class CudaBackend : IBackend
     }
 
     /// <inheritdoc/>
-    public LogitSampler AllocateSampler(Activations logits)
-    {
-        var sampler = new CudaSampler(this, _ops is null ? null : _device, _ops, (CudaActivations)logits, Take);
-        _chosen = sampler.Chosen;
-        return sampler;
-    }
+    public LogitSampler AllocateSampler(Activations logits) => new CudaSampler(this, _ops is null ? null : _device, _ops, (CudaActivations)logits, Take);
 
     /// <inheritdoc/>
     public LinearWeights LoadLinear(IReadOnlyList<StoredMatrix> matrices, IReadOnlyList<Tensor?> biases) => CudaLinear.Load(_loader, matrices, biases);
@@ -117,7 +111,7 @@ internal sealed unsafe class CudaBackend : IBackend
     public void Embed(LinearWeights table, Activations hidden)
     {
         var dense = (DenseLinear)table;
-        _ops!.Embedding(_settings.Type, dense.Inputs).Launch(_ops.Stream, _step.Tokens, dense.Weights, Pointer(hidden), _step.TokenRows, chosen: _chosen);
+        _ops!.Embedding(_settings.Type, dense.Inputs).Launch(_ops.Stream, _step.Tokens, dense.Weights, Pointer(hidden), _step.TokenRows);
     }
 
     /// <inheritdoc/>
@@ -141,10 +135,12 @@ internal sealed unsafe class CudaBackend : IBackend
     /// <inheritdoc/>
     public void RopeAndStore(Activations qkv, AttentionLayer layer)
     {
-        AttentionShape shape = ShapeOf(layer);
-        _ops!.RopeAndStore(shape with { SlidingWindow = 0 }, layer.QueryNorm is not null).Launch(
-            _ops.Stream, Pointer(qkv), _step.Positions, _step.Slots, _cache.RopeTable, _cache.Layer(layer.Layer), _step.TokenRows,
-            Pointer(layer.QueryNorm), Pointer(layer.KeyNorm), layer.NormEpsilon, shape.HasKeyBias ? Pointer(layer.KeyBias) : default);
+        if (_step.PrefillingCount == 0)
+            return; // decode attention does it
+        RotaryPointers rotary = RotaryOf(layer);
+        _ops!.RopeAndStore(ShapeOf(layer) with { SlidingWindow = 0 }).Launch(
+            _ops.Stream, Pointer(qkv), _step.Positions, _step.Slots, rotary.Rotations, _cache.Layer(layer.Layer), _step.TokenRows,
+            rotary.QueryNorm, rotary.KeyNorm, rotary.Epsilon, rotary.KeyBias);
     }
 
     /// <inheritdoc/>
@@ -152,16 +148,15 @@ internal sealed unsafe class CudaBackend : IBackend
     {
         AttentionShape shape = ShapeOf(layer);
         KvLayerPointers cache = _cache.Layer(layer.Layer);
-        KeyBiasPointers bias = shape.HasKeyBias ? new KeyBiasPointers(Pointer(layer.KeyBias), _cache.RopeTable) : default;
+        RotaryPointers rotary = RotaryOf(layer);
         if (_step.DecodingCount > 0)
-        {
-            DevicePointer next = ((CudaLinear)layer.Output).Start;
-            _ops!.Decode(shape).Launch(
-                _ops.Stream, Pointer(qkv), Pointer(attended), cache, _step.Sequences, _step.Decoding, _step.DecodingCount, _attention, bias, next, PrefetchBytes(next));
-        }
-
+            _ops!.Decode(shape).Launch(_ops.Stream, Pointer(qkv), Pointer(attended), cache, rotary, _step.Decoding, _attention, PrefetchFrom((CudaLinear)layer.Output));
         if (_step.PrefillingCount > 0)
-            _ops!.Prefill(shape).Launch(_ops.Stream, Pointer(qkv), Pointer(attended), cache, _step.Sequences, _step.Prefilling, _step.PrefillingCount, _step.LongestChunk, bias);
+        {
+            KeyBiasPointers bias = shape.HasKeyBias ? new KeyBiasPointers(rotary.KeyBias, rotary.Rotations) : default;
+            _ops!.Prefill(shape with { HasQkNorm = false }).Launch(
+                _ops.Stream, Pointer(qkv), Pointer(attended), cache, _step.Sequences, _step.Prefilling, _step.PrefillingCount, _step.LongestChunk, bias);
+        }
     }
 
     /// <inheritdoc/>
@@ -234,15 +229,19 @@ internal sealed unsafe class CudaBackend : IBackend
     /// <summary>What is known only when all weights are: room for inputs in another form, for the sums of packed products, and for unpacked weights.</summary>
     private long[] Late => [_loader.InputBytes, _loader.HasPacked ? PackedGemmKernel.MostWorkspaceBytes(_device.Info.Multiprocessors) : 0, _loader.UnpackedBytes];
 
-    // Of the weights from the next on, which lie in the order that a token reads them. What attention itself reads shall stay in L2, too.
-    private int PrefetchBytes(DevicePointer next) =>
-        (int)Math.Min(Math.Min(_settings.PrefetchBytes, _device.Info.L2Bytes / 2), _weights.From(next)) & -16;
+    // The weights from the next on, which lie in the order that a token reads them. What attention itself reads shall stay in L2, too.
+    private L2Prefetch PrefetchFrom(CudaLinear next) =>
+        new(next.Start, (int)Math.Min(Math.Min(_settings.PrefetchBytes, _device.Info.L2Bytes / 2), _weights.From(next.Start)) & -16);
+
+    private RotaryPointers RotaryOf(AttentionLayer layer) =>
+        new(_cache.RopeTable, ShapeOf(layer).HasKeyBias ? Pointer(layer.KeyBias) : default, Pointer(layer.QueryNorm), Pointer(layer.KeyNorm), layer.NormEpsilon);
 
     private AttentionShape ShapeOf(AttentionLayer layer)
     {
         ElementType stored = CudaKvCache.Element(_cache.Shape.Type);
         return new AttentionShape(
-            _settings.Type, stored, layer.Heads, layer.KvHeads, layer.HeadDim, _settings.BlockSize, layer.SlidingWindow, HasKeyBias: layer.KeyBias is not null && stored.Bytes() == 1);
+            _settings.Type, stored, layer.Heads, layer.KvHeads, layer.HeadDim, _settings.BlockSize, layer.SlidingWindow, HasKeyBias: layer.KeyBias is not null && stored.Bytes() == 1,
+            HasQkNorm: layer.QueryNorm is not null);
     }
 
     private float* Host(CudaActivations activations)

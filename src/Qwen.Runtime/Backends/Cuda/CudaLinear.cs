@@ -49,7 +49,7 @@ internal abstract class CudaLinear(int inputs, int outputs, CudaBias biases) : L
 
     /// <summary>Multiplies few rows, of x as it is, by weights as they are stored.</summary>
     protected void MultiplyFew(CudaOps ops, DenseProduct product, DevicePointer weights, DevicePointer scales, DevicePointer x, DevicePointer y, int rows) =>
-        ops.DenseGemv(product with { Bias = Biases.Exists }, Outputs, Inputs).Launch(ops.Stream, weights, scales, x, Biases.Single, y, Outputs, Inputs, rows);
+        ops.DenseGemv(product with { Bias = Biases.Exists }, Outputs).Launch(ops.Stream, weights, scales, x, Biases.Single, y, Outputs, Inputs, rows);
 
     /// <summary>Multiplies many rows by weights of the backend's type: the matrix library.</summary>
     protected void MultiplyMany(CudaOps ops, DevicePointer weights, DevicePointer x, DevicePointer y, ElementType result, int rows, bool accumulate)

@@ -17,7 +17,7 @@ internal sealed class CudaOps(IDevice device, ElementType type, int rows) : IDis
     private readonly Dictionary<int, PermuteColumnsKernel> _permute = [];
     private readonly Dictionary<(ElementType, int), TensorScaleKernel> _tensorScale = [];
     private readonly Dictionary<(ElementType, int, MatmulScale), QuantizeKernel> _quantize = [];
-    private readonly Dictionary<(AttentionShape, bool), RopeAndStoreKernel> _rope = [];
+    private readonly Dictionary<AttentionShape, RopeAndStoreKernel> _rope = [];
     private readonly Dictionary<AttentionShape, DecodeAttentionKernel> _decode = [];
     private readonly Dictionary<AttentionShape, PrefillAttentionKernel> _prefill = [];
     private readonly Dictionary<(PackedProduct, GemvTiling), PackedGemvKernel> _gemv = [];
@@ -65,21 +65,17 @@ internal sealed class CudaOps(IDevice device, ElementType type, int rows) : IDis
 
     public QuantizeKernel Quantize(int columns, MatmulScale scale) => Get(_quantize, (Type, columns, scale), static (cache, key) => new QuantizeKernel(cache, key.Item1, key.Item2, key.Item3));
 
-    public DenseGemvKernel DenseGemv(DenseProduct product, int outputs, int inputs) =>
-        Get(_denseGemv, (product, DenseGemvKernel.TilingFor(product, outputs, inputs, device.Info)), static (cache, key) => new DenseGemvKernel(cache, key.Item1, key.Item2));
+    public DenseGemvKernel DenseGemv(DenseProduct product, int outputs) =>
+        Get(_denseGemv, (product, DenseGemvKernel.TilingFor(product, outputs, device.Info.Multiprocessors)), static (cache, key) => new DenseGemvKernel(cache, key.Item1, key.Item2));
 
-    public RopeAndStoreKernel RopeAndStore(in AttentionShape shape, bool hasQkNorm) => Get(_rope, (shape, hasQkNorm), static (cache, key) =>
-    {
-        (AttentionShape a, bool norm) = key;
-        return new RopeAndStoreKernel(cache, new RopeAndStoreShape(a.Type, a.Cache, a.Heads, a.KvHeads, a.HeadDim, a.BlockSize, norm, a.HasKeyBias));
-    });
+    public RopeAndStoreKernel RopeAndStore(in AttentionShape shape) => Get(_rope, shape, static (cache, shape) => new RopeAndStoreKernel(cache, shape.RopeAndStore));
 
     public DecodeAttentionKernel Decode(in AttentionShape shape) => Get(_decode, shape, static (cache, shape) => new DecodeAttentionKernel(cache, shape));
 
     public PrefillAttentionKernel Prefill(in AttentionShape shape) => Get(_prefill, shape, static (cache, shape) => new PrefillAttentionKernel(cache, shape));
 
     public PackedGemvKernel PackedGemv(in PackedProduct product, PackedMatrix matrix) => Get(
-        _gemv, (product, PackedGemvKernel.TilingFor(product, matrix, device.Info)), static (cache, key) => new PackedGemvKernel(cache, key.Item1, key.Item2));
+        _gemv, (product, PackedGemvKernel.TilingFor(product, matrix, device.Info.Multiprocessors)), static (cache, key) => new PackedGemvKernel(cache, key.Item1, key.Item2));
 
     public PackedGemmKernel PackedGemm(in PackedProduct product, int rows) => Get(
         _gemm, (product, PackedGemmKernel.TileRowsFor(product.Format, rows)), static (cache, key) => new PackedGemmKernel(cache, key.Item1, key.Item2));

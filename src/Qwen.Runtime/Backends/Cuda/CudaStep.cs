@@ -10,12 +10,14 @@ namespace Qwen.Runtime.Backends.Cuda;
 /// </summary>
 /// <remarks>
 /// A step in which every sequence decodes one token is padded to a batch size that graphs are captured for. Padding rows are token 0 at
-/// position 0, of sequences without tokens, and have no slot: nothing is stored of them, and they attend to nothing.
+/// position 0, of sequences without positions, which attend to nothing and of which nothing is stored.
 /// </remarks>
 internal sealed unsafe class CudaStep : IDisposable
 {
     /// <summary>The most rows that are padded, and captured: beyond, kernels run long enough to hide their launches.</summary>
     public const int MaxPaddedRows = 256;
+
+    private const int EntryNumbers = 4; // of a decoding sequence
 
     private readonly int _maxTokens, _maxSequences, _blocksPerSequence;
     private readonly int[] _offsets = new int[(int)Field.BlockTables + 1];
@@ -35,7 +37,7 @@ internal sealed unsafe class CudaStep : IDisposable
         _maxSequences = maxSequences;
         _blocksPerSequence = blocksPerSequence;
         for (int i = 1; i < _offsets.Length; i++)
-            _offsets[i] = _offsets[i - 1] + ((i <= (int)Field.LogitRows + 1 ? maxTokens : maxSequences) + 3) / 4 * 4; // each field 16-byte aligned
+            _offsets[i] = _offsets[i - 1] + ((Numbers((Field)(i - 1)) + 3) / 4 * 4); // each field 16-byte aligned
         long bytes = (_offsets[^1] + ((long)maxSequences * blocksPerSequence)) * sizeof(int);
         _device = arena.Take(bytes);
         if (device is null)
@@ -61,7 +63,7 @@ internal sealed unsafe class CudaStep : IDisposable
     /// <summary>Token ids [tokens].</summary>
     public DevicePointer Tokens => At(Field.Tokens);
 
-    /// <summary>Positions [tokens].</summary>
+    /// <summary>Positions [tokens]; -1 of tokens that are decoded, which attention itself rotates.</summary>
     public DevicePointer Positions => At(Field.Positions);
 
     /// <summary>Slots of the cache [tokens].</summary>
@@ -73,8 +75,8 @@ internal sealed unsafe class CudaStep : IDisposable
     /// <summary>The sequences: first row, rows, position of the first row, and blocks.</summary>
     public SequenceTable Sequences => new(At(Field.FirstToken), At(Field.SequenceTokens), At(Field.FirstPosition), At(Field.BlockTables), _blocksPerSequence);
 
-    /// <summary>Indices of the sequences with one row, and of padding.</summary>
-    public DevicePointer Decoding => At(Field.Decoding);
+    /// <summary>The sequences with one row, and padding.</summary>
+    public DecodingSequences Decoding => new(At(Field.Decoding), DecodingCount, At(Field.BlockTables), _blocksPerSequence);
 
     /// <summary>Indices of the others.</summary>
     public DevicePointer Prefilling => At(Field.Prefilling);
@@ -126,8 +128,7 @@ internal sealed unsafe class CudaStep : IDisposable
         PaddedRows = DecodingCount == tokens && batch.LogitRowCount == tokens && Padded(tokens) <= Math.Min(MaxPaddedRows, _maxSequences) ? Padded(tokens) : 0;
         for (int i = tokens; i < PaddedRows; i++)
         {
-            Host(Field.Tokens)[i] = Host(Field.Positions)[i] = 0;
-            Host(Field.Slots)[i] = -1;
+            Host(Field.Tokens)[i] = 0;
             Host(Field.LogitRows)[i] = i;
             PutSequence(i, i, 0, 0);
             TokenRows++;
@@ -150,11 +151,23 @@ internal sealed unsafe class CudaStep : IDisposable
         Host(Field.FirstToken)[index] = firstToken;
         Host(Field.SequenceTokens)[index] = tokens;
         Host(Field.FirstPosition)[index] = firstPosition;
-        if (tokens <= 1)
-            Host(Field.Decoding)[DecodingCount++] = index;
-        else
+        if (tokens > 1)
+        {
             Host(Field.Prefilling)[PrefillingCount++] = index;
+            return;
+        }
+
+        int* entry = Host(Field.Decoding) + (EntryNumbers * DecodingCount++);
+        (entry[0], entry[1], entry[2], entry[3]) = (index, firstToken, tokens == 0 ? 0 : firstPosition + 1, 0);
+        Host(Field.Positions)[firstToken] = -1;
     }
+
+    private int Numbers(Field field) => field switch
+    {
+        <= Field.LogitRows => _maxTokens,
+        Field.Decoding => EntryNumbers * _maxSequences,
+        _ => _maxSequences,
+    };
 
     private DevicePointer At(Field field) => _device + ((long)_offsets[(int)field] * sizeof(int));
 
