@@ -71,8 +71,8 @@ using (device)
     // In order: what later ones build on comes first, what ends the device last.
     ICheck[] checks =
     [
-        new BandwidthCheck(), new MemoryCheck(), new LaunchCheck(), new GraphCheck(), new MatmulCheck(), new MatmulRateCheck(), new DenseGemvCheck(),
-        new WarpGroupCheck(), new KernelCompileCheck(), new RowKernelsCheck(), new SamplingKernelsCheck(), new AttentionCheck(), new PackedCheck(), new GemvLayerCheck(),
+        new BandwidthCheck(), new MemoryCheck(), new LaunchCheck(), new GraphCheck(), new MatmulCheck(), new MatmulRateCheck(), new DenseGemvCheck(), new DenseGemmCheck(),
+        new WarpGroupCheck(), new KernelCompileCheck(), new RowKernelsCheck(), new SamplingKernelsCheck(), new AttentionCheck(), new PackedCheck(), new PackedGemmCheck(), new GemvLayerCheck(),
         network, new AnswersCheck(), memory, load, speed, new FaultCheck(),
     ];
     using var session = new CheckSession(device, report);

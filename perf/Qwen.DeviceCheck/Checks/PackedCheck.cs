@@ -49,7 +49,7 @@ internal sealed class PackedCheck : ICheck
                         Action Gemv(GemvTiling tiling) => () => new PackedGemvKernel(cache, product, tiling with { Slots = format.Bits == 4 ? tiling.Slots : 3 }).Launch(session.Stream, matrix, w.Pointer, xs.Pointer, default, y.Pointer, rows);
 
                         Action Gemm() => () =>
-                            new PackedGemmKernel(cache, product, PackedGemmKernel.TileRowsFor(format, rows)).Launch(session.Stream, matrix, w.Pointer, xs.Pointer, default, y.Pointer, rows, workspace.Pointer);
+                            new PackedGemmKernel(cache, product, PackedGemmKernel.TilingFor(cache.Target, matrix, rows, session.Device.Info.Multiprocessors)).Launch(session.Stream, matrix, w.Pointer, xs.Pointer, default, y.Pointer, rows, workspace.Pointer);
                     }
                 });
             }
@@ -75,7 +75,7 @@ internal sealed class PackedCheck : ICheck
                     using DeviceBuffer x = session.Device.Allocate(2L * rows * inputs), y = session.Device.Allocate(2L * rows * outputs);
                     session.Stream.Fill(x.Pointer, 0, x.ByteCount);
                     PackedGemvKernel? gemv = rows <= PackedGemvKernel.MostRows ? new(cache, product, matrix) : null;
-                    PackedGemmKernel? gemm = rows <= PackedGemvKernel.MostRows ? null : new(cache, product, PackedGemmKernel.TileRowsFor(format, rows));
+                    PackedGemmKernel? gemm = rows <= PackedGemvKernel.MostRows ? null : new(cache, product, PackedGemmKernel.TilingFor(cache.Target, matrix, rows, session.Device.Info.Multiprocessors));
                     using IDeviceGraph graph = Capture(session, copies, copy =>
                     {
                         DevicePointer at = w.Pointer + (copy * matrix.ByteCount);

@@ -104,9 +104,17 @@ public static class KernelCatalog
                 ];
                 foreach ((DenseProduct product, int outputs) in products) // the number of warps is in constants only
                     yield return DenseGemvKernel.Build(target, product, DenseGemvKernel.TilingFor(product, outputs, 132));
+                foreach (GemmTiling tiling in GemmTilings(target, GemmTiling.MostRows, all: scale == MatmulScale.None).Distinct())
+                    yield return DenseGemmKernel.Build(target, new DenseProduct(weights, type, ElementType.F32, scale, Accumulate: true), tiling);
             }
         }
     }
+
+    // All tilings of a format, or those that are short of registers.
+    private static IEnumerable<GemmTiling> GemmTilings(PtxTarget target, int mostRows, bool all) =>
+        from outputs in (int[])[1, 1 << 20]
+        from rows in Enumerable.Range(4, 4).Select(power => 1 << power).Where(rows => all || rows >= 64)
+        select GemmTiling.For(target, outputs, rows, 132, mostRows);
 
     // What multiplies by packed weights, a projection with bias into activations and one added to the residual; what reads quantized ones.
     private static IEnumerable<PtxKernel> Packed(PtxTarget target)
@@ -129,8 +137,8 @@ public static class KernelCatalog
                     yield return PackedGemvKernel.Build(target, product, PackedGemvKernel.TilingFor(product, new PackedMatrix(outputs, 3584, format), 132));
             }
 
-            for (int tileRows = 16; tileRows <= PackedGemmKernel.TileRowsFor(format, 64); tileRows *= 2) // with F16 only constants differ
-                yield return PackedGemmKernel.Build(target, new PackedProduct(format, ElementType.BF16, ElementType.F32, Accumulate: true), tileRows);
+            foreach (GemmTiling tiling in GemmTilings(target, PackedGemmKernel.MostRows(format), all: format == formats[0]).Distinct()) // with F16 only constants differ
+                yield return PackedGemmKernel.Build(target, new PackedProduct(format, ElementType.BF16, ElementType.F32, Accumulate: true), tiling);
             yield return UnpackKernel.Build(target, format, ElementType.BF16);
         }
 

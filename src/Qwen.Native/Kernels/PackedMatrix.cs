@@ -34,7 +34,7 @@ public sealed class PackedMatrix
     public const int TileOutputs = 16;
 
     internal const int TileBytes = 512;
-    private const int OutputMultiple = 128; // what a block of the widest kernel reads without asking
+    internal const int OutputMultiple = 128; // what a block of the widest kernel reads without asking
     private const int MostExtent = 1 << 22; // so that a byte of a row tile fits 32 bits
     private const float MostHalf = 65504;
 

@@ -120,6 +120,9 @@ public sealed partial class PtxBuilder
     /// <summary>Writes a word for others to acquire.</summary>
     public void StoreRelease(Global address, U32 value) => Line($"st.release.gpu.global.u32 {address}, {value.Operand};");
 
+    /// <summary>Brings a line into L2. Nobody waits for it.</summary>
+    public void PrefetchLine(Global address, Pred? when = null) => Line($"{Guard(when)}prefetch.global.L2 {address};");
+
     private U32 Atomic(string operation, string address, Operand value)
     {
         U32 result = Variable<U32>();

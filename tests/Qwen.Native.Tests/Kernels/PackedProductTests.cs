@@ -1,6 +1,7 @@
 using Qwen.Emulation;
 using Qwen.Native.Device;
 using Qwen.Native.Kernels;
+using Qwen.Native.Ptx;
 
 namespace Qwen.Native.Tests.Kernels;
 
@@ -71,14 +72,18 @@ public sealed class PackedProductTests
             if (random.Next(4) == 0)
                 (inputs, rows) = (unit * random.Next(1, Math.Max(2, 200 / unit)), random.Next(64, 131));
             var matrix = new PackedMatrix(random.Next(1, random.Next(3) == 0 ? 300 : 70), inputs, format);
-            int tileRows = PackedGemmKernel.TileRowsFor(format, 16 << random.Next(3));
-            var kernel = new PackedGemmKernel(cache, product, tileRows);
+            GemmTiling[] tilings = GemmTilings(cache.Target, format);
+            GemmTiling tiling = tilings[random.Next(tilings.Length)];
+            var kernel = new PackedGemmKernel(cache, product, tiling);
             Assert.InRange(kernel.WorkspaceBytes(matrix, rows), 0, workspace.ByteCount);
             Check(
-                device, product, matrix, rows, random, $"seed {seed}, sm_{sm}, x{tileRows}",
+                device, product, matrix, rows, random, $"seed {seed}, sm_{sm}, {tiling}",
                 (on, m, w, x, bias, y, count) => kernel.Launch(on, m, w, x, bias, y, count, workspace.Pointer));
         }
     }
+
+    private static GemmTiling[] GemmTilings(PtxTarget target, PackedFormat format) =>
+        [.. from rows in (int[])[16, 32, 64, 128] from outputs in (int[])[1, 1 << 20] select GemmTiling.For(target, outputs, rows, 132, PackedGemmKernel.MostRows(format))];
 
     [Fact]
     public void Gemv_GivesARowTheSameBits_AloneAndAmongOthers()
@@ -122,7 +127,7 @@ public sealed class PackedProductTests
         Assert.Throws<ArgumentOutOfRangeException>(() => new PackedGemvKernel(cache, product with { Activations = ElementType.F32 }, tiling));
         Assert.Throws<ArgumentOutOfRangeException>(() => new PackedGemvKernel(cache, product with { Accumulate = true }, tiling));
         Assert.Throws<ArgumentOutOfRangeException>(() => new PackedGemvKernel(cache, product with { Gated = true }, tiling)); // gate and up are two tiles
-        Assert.Throws<ArgumentOutOfRangeException>(() => new PackedGemmKernel(cache, product with { Gated = true }, 16));
+        Assert.Throws<ArgumentOutOfRangeException>(() => new PackedGemmKernel(cache, product with { Gated = true }, new GemmTiling(8, 16)));
         var gated = new PackedGemvKernel(cache, product with { Gated = true }, tiling with { RowTiles = 2 });
         Assert.Throws<ArgumentOutOfRangeException>(() => gated.Launch(stream, new PackedMatrix(48, 128, format), default, default, default, default, 1));
     }

@@ -226,8 +226,8 @@ internal sealed unsafe class CudaBackend : IBackend
         }
     }
 
-    /// <summary>What is known only when all weights are: room for inputs in another form, for the sums of packed products, and for unpacked weights.</summary>
-    private long[] Late => [_loader.InputBytes, _loader.HasPacked ? PackedGemmKernel.MostWorkspaceBytes(_device.Info.Multiprocessors) : 0, _loader.UnpackedBytes];
+    /// <summary>What is known only when all weights are: room for inputs in another form, for the sums of products that blocks share, and for unpacked weights.</summary>
+    private long[] Late => [_loader.InputBytes, GemmKernel.MostWorkspaceBytes(_device.Info.Multiprocessors), _loader.UnpackedBytes];
 
     // The weights from the next on, which lie in the order that a token reads them. What attention itself reads shall stay in L2, too.
     private L2Prefetch PrefetchFrom(CudaLinear next) =>
@@ -268,6 +268,6 @@ internal sealed unsafe class CudaBackend : IBackend
             return;
         _isLoading = false;
         _loader.Staging!.Dispose();
-        (_ops!.Inputs, _ops.PackedSums, _ops.Unpacked) = (Take(Late[0]), Take(Late[1]), Take(Late[2]));
+        (_ops!.Inputs, _ops.PartialSums, _ops.Unpacked) = (Take(Late[0]), Take(Late[1]), Take(Late[2]));
     }
 }

@@ -48,8 +48,14 @@ internal abstract class CudaLinear(int inputs, int outputs, CudaBias biases) : L
     }
 
     /// <summary>Multiplies few rows, of x as it is, by weights as they are stored.</summary>
-    protected void MultiplyFew(CudaOps ops, DenseProduct product, DevicePointer weights, DevicePointer scales, DevicePointer x, DevicePointer y, int rows) =>
-        ops.DenseGemv(product with { Bias = Biases.Exists }, Outputs).Launch(ops.Stream, weights, scales, x, Biases.Single, y, Outputs, Inputs, rows);
+    protected void MultiplyFew(CudaOps ops, DenseProduct product, DevicePointer weights, DevicePointer scales, DevicePointer x, DevicePointer y, int rows)
+    {
+        product = product with { Bias = Biases.Exists };
+        if (rows <= DenseGemvKernel.MostTokens)
+            ops.DenseGemv(product, Outputs).Launch(ops.Stream, weights, scales, x, Biases.Single, y, Outputs, Inputs, rows);
+        else
+            ops.DenseGemm(product, Outputs, rows).Launch(ops.Stream, weights, scales, x, Biases.Single, y, Outputs, Inputs, rows, ops.PartialSums);
+    }
 
     /// <summary>Multiplies many rows by weights of the backend's type: the matrix library.</summary>
     protected void MultiplyMany(CudaOps ops, DevicePointer weights, DevicePointer x, DevicePointer y, ElementType result, int rows, bool accumulate)
@@ -127,7 +133,7 @@ internal sealed class DenseLinear(int inputs, int outputs, DevicePointer weights
 
     public override void Multiply(CudaOps ops, DevicePointer x, DevicePointer y, ElementType result, int rows, bool accumulate)
     {
-        if (rows <= DenseGemvKernel.MostTokens)
+        if (rows <= ops.MostFewRows)
         {
             MultiplyFew(ops, new DenseProduct(ops.Type, ops.Type, result, Accumulate: accumulate), Weights, default, x, y, rows);
             return;
@@ -196,7 +202,7 @@ internal sealed class Float8Linear : CudaLinear
 
     public override void Multiply(CudaOps ops, DevicePointer x, DevicePointer y, ElementType result, int rows, bool accumulate)
     {
-        if (rows <= DenseGemvKernel.MostTokens)
+        if (rows <= ops.MostFewRows)
         {
             MultiplyFew(ops, new DenseProduct(ElementType.E4M3, ops.Type, result, _weightScale, accumulate), _codes, _scales, x, y, rows);
             return;

@@ -18,9 +18,6 @@ internal sealed class CudaLoader(IDevice device, ElementType type, int rows, Dev
 
     public PinnedStaging? Staging { get; } = staging;
 
-    /// <summary>Some weights are packed.</summary>
-    public bool HasPacked { get; set; }
-
     /// <summary>Bytes that the largest packed weights take when they are unpacked.</summary>
     public long UnpackedBytes { get; private set; }
 

@@ -1,6 +1,7 @@
 using Qwen.Native.Device;
 using Qwen.Native.Kernels;
 using Qwen.Native.Kernels.Sampling;
+using Qwen.Native.Ptx;
 
 namespace Qwen.Runtime.Backends.Cuda;
 
@@ -22,7 +23,8 @@ internal sealed class CudaOps(IDevice device, ElementType type, int rows) : IDis
     private readonly Dictionary<AttentionShape, PrefillAttentionKernel> _prefill = [];
     private readonly Dictionary<(PackedProduct, GemvTiling), PackedGemvKernel> _gemv = [];
     private readonly Dictionary<(DenseProduct, GemvTiling), DenseGemvKernel> _denseGemv = [];
-    private readonly Dictionary<(PackedProduct, int), PackedGemmKernel> _gemm = [];
+    private readonly Dictionary<(PackedProduct, GemmTiling), PackedGemmKernel> _packedGemm = [];
+    private readonly Dictionary<(DenseProduct, GemmTiling), DenseGemmKernel> _denseGemm = [];
     private readonly Dictionary<(int, int), ArgmaxKernel> _argmax = [];
     private readonly Dictionary<(int, int), SampleKernels> _sample = [];
     private readonly Dictionary<int, PenaltyKernel> _penalty = [];
@@ -45,8 +47,14 @@ internal sealed class CudaOps(IDevice device, ElementType type, int rows) : IDis
     /// <summary>Room for the inputs of a product in another form: quantized, or in another order.</summary>
     public DevicePointer Inputs { get; set; }
 
-    /// <summary>Room for the sums of packed products that several blocks share: zeros, and left as zeros.</summary>
-    public DevicePointer PackedSums { get; set; }
+    /// <summary>Room for the sums of products that several blocks share: zeros at first.</summary>
+    public DevicePointer PartialSums { get; set; }
+
+    /// <summary>
+    /// Rows up to which dense weights are multiplied by our own kernels. Those for more than a few need products of warp groups to be ahead of the matrix
+    /// library, which reads 16-bit weights at 75% of the bandwidth there, and 8-bit ones at 45% (H200).
+    /// </summary>
+    public int MostFewRows => _cache.Target.Has(PtxFeature.WarpGroupMma) ? 64 : DenseGemvKernel.MostTokens;
 
     /// <summary>Room for packed weights as a dense matrix.</summary>
     public DevicePointer Unpacked { get; set; }
@@ -77,8 +85,11 @@ internal sealed class CudaOps(IDevice device, ElementType type, int rows) : IDis
     public PackedGemvKernel PackedGemv(in PackedProduct product, PackedMatrix matrix) => Get(
         _gemv, (product, PackedGemvKernel.TilingFor(product, matrix, device.Info.Multiprocessors)), static (cache, key) => new PackedGemvKernel(cache, key.Item1, key.Item2));
 
-    public PackedGemmKernel PackedGemm(in PackedProduct product, int rows) => Get(
-        _gemm, (product, PackedGemmKernel.TileRowsFor(product.Format, rows)), static (cache, key) => new PackedGemmKernel(cache, key.Item1, key.Item2));
+    public PackedGemmKernel PackedGemm(in PackedProduct product, PackedMatrix matrix, int rows) => Get(
+        _packedGemm, (product, PackedGemmKernel.TilingFor(_cache.Target, matrix, rows, device.Info.Multiprocessors)), static (cache, key) => new PackedGemmKernel(cache, key.Item1, key.Item2));
+
+    public DenseGemmKernel DenseGemm(in DenseProduct product, int outputs, int rows) => Get(
+        _denseGemm, (product, GemmTiling.For(_cache.Target, outputs, rows, device.Info.Multiprocessors)), static (cache, key) => new DenseGemmKernel(cache, key.Item1, key.Item2));
 
     public ArgmaxKernel Argmax(int vocabulary, int stride) => Get(_argmax, (vocabulary, stride), static (cache, key) => new ArgmaxKernel(cache, key.Item1, key.Item2));
 

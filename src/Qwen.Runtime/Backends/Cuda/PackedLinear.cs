@@ -36,7 +36,6 @@ internal sealed class PackedLinear : CudaLinear
         var source = new StackedSource(sources, inputs, matrix.Groups);
         DevicePointer order = inputOrder is null ? DevicePointer.Null : loader.Upload<int>(inputOrder);
         DevicePointer weights = loader.Take(matrix.ByteCount);
-        loader.HasPacked = true;
         if (loader.Rows >= LeastUnpackedRows)
             loader.ReserveUnpacked((long)inputs * outputs * sizeof(ushort));
         if (inputOrder is not null)
@@ -69,7 +68,7 @@ internal sealed class PackedLinear : CudaLinear
         if (rows <= PackedGemvKernel.MostRows)
             ops.PackedGemv(product, _matrix).Launch(ops.Stream, _matrix, _weights, x, Biases.Single, y, rows);
         else
-            ops.PackedGemm(product, rows).Launch(ops.Stream, _matrix, _weights, x, Biases.Single, y, rows, ops.PackedSums);
+            ops.PackedGemm(product, _matrix, rows).Launch(ops.Stream, _matrix, _weights, x, Biases.Single, y, rows, ops.PartialSums);
     }
 
     public override void MultiplyGated(CudaOps ops, DevicePointer x, DevicePointer gateUp, DevicePointer y, int rows)

@@ -1,0 +1,81 @@
+using Qwen.Native.Device;
+using Qwen.Native.Ptx;
+
+namespace Qwen.Native.Kernels;
+
+/// <summary>
+/// Weights as they are stored, row-major: 16-bit ones, or E4M3, which becomes x's type exactly. A stage is 128 bytes of a row. A lane's four pieces are
+/// 16 bytes of each 64 of rows g and g + 8: as they lie, the A registers of two (E4M3: four) steps.
+/// </summary>
+internal sealed class DenseGemmWeights(PtxBuilder k, DenseProduct product, Global weights, Global scales, U32 outputs, U32 inputs) : GemmWeights
+{
+    private const int StageBytes = 128;
+    private readonly U32 _rowBytes = inputs * product.Weights.Bytes();
+
+    public override int StageInputs => StageBytes / product.Weights.Bytes();
+
+    public override int Pieces => 4;
+
+    public override int ScaleBytes => product.Scale == MatmulScale.Block128 ? 16 : 0;
+
+    private bool IsFloat8 => product.Weights == ElementType.E4M3;
+
+    // A lane t has 16 bytes: 8 inputs of 32, as in a packed matrix, or 16 inputs of 64.
+    public override (U32 Chunk, U32 Place) Deal(U32 word) => IsFloat8 ? (word & 7, word / 8) : ((word / 16 * 4) + (word & 3), (word / 4) & 3);
+
+    public override Global[] At(U32 rowTile)
+    {
+        U32 row = (rowTile * PackedMatrix.TileOutputs) + (k.Lane >> 2), blockRow = k.Min(rowTile * PackedMatrix.TileOutputs, outputs - 1) / 128;
+        Global Row(U32 output) => weights.At(k.Min(output, outputs - 1), _rowBytes).At(k.Lane & 3, 16);
+        Global[] rows = [Row(row), Row(row + 8)];
+        return product.Scale == MatmulScale.Block128 ? [.. rows, scales.At(blockRow * ((((inputs + 127) / 128) + 3) & ~3u), sizeof(float))] : rows;
+    }
+
+    public override void Prefetch(Global[] tile, U32 stage, Pred when)
+    {
+        foreach (Global row in tile.AsSpan(0, 2))
+            k.PrefetchLine(row.At(stage, StageBytes), when);
+    }
+
+    public override void Copy(Global[] tile, U32 stage, Shared pieces, Shared scales)
+    {
+        U32 at = (stage * StageBytes) + ((k.Lane & 3) * 16);
+        for (int half = 0; half < 2; half++)
+        {
+            Pred exists = at + (half * 64) < _rowBytes;
+            U32 offset = k.Select(exists, (stage * StageBytes) + (half * 64), 0), valid = k.Select<U32>(exists, 16, 0);
+            for (int upper = 0; upper < 2; upper++)
+                k.CopyAsync(pieces + (((half * 2) + upper) * 32 * 16), tile[upper].At(offset, 1), 16, valid);
+        }
+
+        if (ScaleBytes > 0)
+            k.CopyAsync(scales, tile[2].At(stage, sizeof(float)), sizeof(float), when: k.Lane.Is(0));
+    }
+
+    public override U32[] Decode(U32[][] words, U32[][] scales, int step)
+    {
+        (int half, int inHalf) = IsFloat8 ? (step / 4, step % 4) : (step / 2, step % 2);
+        U32[] low = words[half * 2], high = words[(half * 2) + 1];
+        if (!IsFloat8)
+            return [low[inHalf * 2], high[inHalf * 2], low[(inHalf * 2) + 1], high[(inHalf * 2) + 1]];
+        return [Codes(low, 0), Codes(high, 0), Codes(low, 2), Codes(high, 2)];
+
+        U32 Codes(U32[] of, int first) => product.Activations == ElementType.BF16 ? k.E4M3ToBFloat16(of[inHalf], first).AsU32
+            : k.Float8ToHalf2(ElementType.E4M3, first == 0 ? of[inHalf] : of[inHalf] >> 16).AsU32;
+    }
+
+    public override U32[][] LoadScales(Shared scales) => ScaleBytes > 0 ? [[k.Load<U32>(scales)]] : [];
+
+    public override (F32 Low, F32 High) Scale(U32[][] scales, int segment)
+    {
+        F32 scale = k.AsFloat(scales[0][0]);
+        return (scale, scale);
+    }
+
+    public override F32? FinalScale(U32 output) => product.Scale switch
+    {
+        MatmulScale.Row => k.Load<F32>(scales.At(output, sizeof(float)), CacheHint.ReadOnly),
+        MatmulScale.Tensor => k.Load<F32>(scales, CacheHint.ReadOnly),
+        _ => null,
+    };
+}

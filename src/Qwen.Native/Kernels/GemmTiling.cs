@@ -1,0 +1,57 @@
+using Qwen.Native.Ptx;
+
+namespace Qwen.Native.Kernels;
+
+/// <summary>How the blocks of a <see cref="GemmKernel"/> are shaped.</summary>
+/// <param name="Warps">Warps of a block, four of which multiply as one: 8, 12 or 16.</param>
+/// <param name="Rows">Rows of x that a block multiplies at once: 16, 32, 64 or 128.</param>
+/// <param name="Blocks">Blocks that a multiprocessor holds: 1 or 2.</param>
+public readonly record struct GemmTiling(int Warps, int Rows, int Blocks = 1)
+{
+    /// <summary>The most rows of any.</summary>
+    public const int MostRows = 128;
+
+    internal const int MostOutputs = 256;
+    private const int MostStages = 8, ReservedShared = 1 << 10; // of each block
+
+    /// <summary>Outputs of a block: a warp has a row tile.</summary>
+    public int Outputs => Warps * PackedMatrix.TileOutputs;
+
+    /// <summary>
+    /// The tiling for a product. A block of many outputs reads x less often, which counts as soon as there are many rows: x comes from L2, whose
+    /// bandwidth is little more than the memory's. But where a matrix has few outputs, many blocks share each, and must add up what they have.
+    /// </summary>
+    /// <param name="target">What for. Without products of warp groups, the most rows take all registers of a multiprocessor for eight warps.</param>
+    /// <param name="outputs">Rows of W.</param>
+    /// <param name="rows">Rows of x.</param>
+    /// <param name="multiprocessors">Of the device.</param>
+    /// <param name="mostRows">Most rows that there are registers for with such weights.</param>
+    public static GemmTiling For(PtxTarget target, int outputs, int rows, int multiprocessors, int mostRows = MostRows)
+    {
+        bool hasWarpGroups = target.Has(PtxFeature.WarpGroupMma), isWide = outputs >= MostOutputs / 2 * multiprocessors;
+        mostRows = Math.Min(mostRows, hasWarpGroups ? MostRows : 64);
+        int tileRows = Math.Min(mostRows, rows <= 16 ? 16 : rows <= 32 ? 32 : rows <= 64 ? 64 : 128);
+        if (!hasWarpGroups)
+            return new GemmTiling(8, tileRows, tileRows == mostRows ? 1 : 2);
+        return tileRows == 128 ? new GemmTiling(isWide ? 12 : 8, tileRows) : isWide ? new GemmTiling(16, tileRows) : new GemmTiling(8, tileRows, 2);
+    }
+
+    /// <summary>Stages of the ring, as far as shared memory goes.</summary>
+    internal int Stages(PtxTarget target, int stageBytes)
+    {
+        int shared = target.Sm switch { 80 => 164, >= 90 => 228, _ => 100 } << 10;
+        return Math.Clamp(((shared / Blocks) - ReservedShared) / stageBytes, 2, MostStages);
+    }
+
+    /// <summary>Refuses what no kernel is built for.</summary>
+    public void Check(PtxTarget target, int mostRows)
+    {
+        if (Warps is not (8 or 12 or 16) || Rows is not (16 or 32 or 64 or 128) || Blocks is not (1 or 2) || Rows > mostRows || Warps * Blocks > 16)
+            throw new ArgumentOutOfRangeException(nameof(mostRows), mostRows, $"No tiling of these weights: {this}.");
+        if (Rows == 128 && (Warps == 16 || !target.Has(PtxFeature.WarpGroupMma)))
+            throw new ArgumentOutOfRangeException(nameof(target), target, $"{this} has too many rows.");
+    }
+
+    /// <summary>For names of kernels.</summary>
+    public override string ToString() => $"{Warps}x{Rows}{(Blocks == 1 ? "" : "_2")}";
+}
