@@ -90,7 +90,7 @@ internal sealed class GemmEmission
         using (_k.While(() => left > 0))
         {
             _k.WaitForCopies(_ringStages - 2);
-            if (_hasWarpGroups)
+            if (_hasWarpGroups && _tiling.IsFenced)
                 _k.FenceAsyncProxy();
             _k.Barrier();
             ahead.Next(free);

@@ -15,8 +15,9 @@ public abstract class GemmKernel(KernelCache cache, PtxKernel kernel, GemmTiling
 
     private readonly int _multiprocessors = cache.Device.Info.Multiprocessors;
 
-    /// <summary>The most workspace that any product needs. It starts as zeros; kernels of one stream may share it.</summary>
-    public static long MostWorkspaceBytes(int multiprocessors) => GemmEmission.FlagBytes + ((long)multiprocessors * GemmTiling.MostOutputs * GemmTiling.MostRows * sizeof(float));
+    /// <summary>The most workspace that any product of up to so many rows needs. It starts as zeros; kernels of one stream may share it.</summary>
+    public static long MostWorkspaceBytes(int multiprocessors, int rows = GemmTiling.MostRows) =>
+        GemmEmission.FlagBytes + ((long)multiprocessors * GemmTiling.MostOutputs * GemmTiling.RowsFor(rows) * sizeof(float));
 
     /// <summary>Bytes of workspace that a product needs.</summary>
     public long WorkspaceBytes(int outputs, int inputs, int rows)

@@ -6,7 +6,11 @@ namespace Qwen.Native.Kernels;
 /// <param name="Warps">Warps of a block, four of which multiply as one: 8, 12 or 16.</param>
 /// <param name="Rows">Rows of x that a block multiplies at once: 16, 32, 64 or 128.</param>
 /// <param name="Blocks">Blocks that a multiprocessor holds: 1 or 2.</param>
-public readonly record struct GemmTiling(int Warps, int Rows, int Blocks = 1)
+/// <param name="IsFenced">
+/// Whether threads that copy x fence it for the warp groups' products, as the PTX memory model has it. The fence may hold back a thread until all its copies are there, which
+/// the device check measures by leaving it out. Nothing else may.
+/// </param>
+public readonly record struct GemmTiling(int Warps, int Rows, int Blocks = 1, bool IsFenced = true)
 {
     /// <summary>The most rows of any.</summary>
     public const int MostRows = 128;
@@ -30,11 +34,14 @@ public readonly record struct GemmTiling(int Warps, int Rows, int Blocks = 1)
     {
         bool hasWarpGroups = target.Has(PtxFeature.WarpGroupMma), isWide = outputs >= MostOutputs / 2 * multiprocessors;
         mostRows = Math.Min(mostRows, hasWarpGroups ? MostRows : 64);
-        int tileRows = Math.Min(mostRows, rows <= 16 ? 16 : rows <= 32 ? 32 : rows <= 64 ? 64 : 128);
+        int tileRows = Math.Min(mostRows, RowsFor(rows));
         if (!hasWarpGroups)
             return new GemmTiling(8, tileRows, tileRows == mostRows ? 1 : 2);
         return tileRows == 128 ? new GemmTiling(isWide ? 12 : 8, tileRows) : isWide ? new GemmTiling(16, tileRows) : new GemmTiling(8, tileRows, 2);
     }
+
+    /// <summary>Rows of a tile for a number of rows.</summary>
+    internal static int RowsFor(int rows) => rows <= 16 ? 16 : rows <= 32 ? 32 : rows <= 64 ? 64 : MostRows;
 
     /// <summary>Stages of the ring, as far as shared memory goes.</summary>
     internal int Stages(PtxTarget target, int stageBytes)
@@ -53,5 +60,5 @@ public readonly record struct GemmTiling(int Warps, int Rows, int Blocks = 1)
     }
 
     /// <summary>For names of kernels.</summary>
-    public override string ToString() => $"{Warps}x{Rows}{(Blocks == 1 ? "" : "_2")}";
+    public override string ToString() => $"{Warps}x{Rows}{(Blocks == 1 ? "" : "_2")}{(IsFenced ? "" : "_unfenced")}";
 }

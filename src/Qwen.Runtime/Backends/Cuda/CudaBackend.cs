@@ -227,7 +227,7 @@ internal sealed unsafe class CudaBackend : IBackend
     }
 
     /// <summary>What is known only when all weights are: room for inputs in another form, for the sums of products that blocks share, and for unpacked weights.</summary>
-    private long[] Late => [_loader.InputBytes, GemmKernel.MostWorkspaceBytes(_device.Info.Multiprocessors), _loader.UnpackedBytes];
+    private long[] Late => [_loader.InputBytes, GemmKernel.MostWorkspaceBytes(_device.Info.Multiprocessors, _loader.Rows), _loader.UnpackedBytes];
 
     // The weights from the next on, which lie in the order that a token reads them. What attention itself reads shall stay in L2, too.
     private L2Prefetch PrefetchFrom(CudaLinear next) =>
