@@ -74,7 +74,7 @@ internal sealed class AttentionCheck : ICheck
                 foreach ((int batch, int context) in (ReadOnlySpan<(int, int)>)[(1, 512), (1, 4096), (1, 32768), (1, 131072), (32, 512), (32, 4096), (32, 32768), (256, 640)])
                     TimeDecode(session, shape, batch, context);
                 TimePrefill(session, shape, PrefillTiling.OfWarps(shape), 8192);
-                foreach (PrefillTiling tiling in hasWarpGroups && cache.Bytes() == 2 ? _tilings : [])
+                foreach (PrefillTiling tiling in hasWarpGroups ? _tilings.Where(t => cache.Bytes() == 2 || (t.Positions == 128 && !t.HoldsQueries)) : [])
                     TimePrefill(session, shape, tiling, 8192);
             }
         }

@@ -103,14 +103,14 @@ public sealed class PrefillAttentionKernel : Kernel
 
 /// <summary>How <see cref="PrefillAttentionKernel"/> goes through the positions.</summary>
 /// <param name="Positions">Of a tile.</param>
-/// <param name="UsesWarpGroups">Whether by products of warp groups, which sm_90a has, of a 16-bit cache and heads of 64 or 128; else of warps.</param>
+/// <param name="UsesWarpGroups">Whether by products of warp groups, which sm_90a has, of 8- and 16-bit caches and heads of 64 or 128; else of warps.</param>
 /// <param name="TakesTurns">Whether two warp groups issue their products in turns.</param>
 /// <param name="HoldsQueries">Whether warp groups hold their queries in registers, which saves shared memory's bandwidth.</param>
 public readonly record struct PrefillTiling(int Positions, bool UsesWarpGroups = false, bool TakesTurns = false, bool HoldsQueries = false)
 {
     /// <summary>The fastest for a target, as far as measured.</summary>
     public static PrefillTiling For(PtxTarget target, AttentionShape shape) =>
-        target.Has(PtxFeature.WarpGroupMma) && shape.Cache.Bytes() == 2 && shape.HeadDim is 64 or 128 ? new PrefillTiling(128, UsesWarpGroups: true, TakesTurns: true) : OfWarps(shape);
+        target.Has(PtxFeature.WarpGroupMma) && shape.Cache.Bytes() <= 2 && shape.HeadDim is 64 or 128 ? new PrefillTiling(128, UsesWarpGroups: true, TakesTurns: true) : OfWarps(shape);
 
     /// <summary>
     /// With products of warps. There are half as many positions where wide rows, or what is staged beside them, need the room (99 KB

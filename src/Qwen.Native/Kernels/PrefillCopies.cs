@@ -6,9 +6,7 @@ namespace Qwen.Native.Kernels;
 /// <summary>Brings keys or values of a tile of positions from the paged cache to shared memory, as 16-bit rows.</summary>
 /// <remarks>
 /// 16-bit caches are copied asynchronously to their place. Others are copied as they are to a staging buffer, each 16 bytes by the thread that, when
-/// they have come, makes 16-bit values of them: for that it waits for its own copies only, so no barrier is needed in between. Keys that are
-/// cached without their bias get it here, rotated to their position, in F32 before they are rounded: they are then as exact as those of an
-/// F16 cache.
+/// they have come, makes 16-bit values of them: for that it waits for its own copies only, so no barrier is needed in between.
 /// </remarks>
 internal sealed class PrefillCopies
 {
@@ -17,8 +15,8 @@ internal sealed class PrefillCopies
     private readonly AttentionShape _shape;
     private readonly PrefillTile _tile;
     private readonly Global _from, _scales;
-    private readonly Shared _staging, _stagedScales, _bias;
-    private readonly bool _addsBias;
+    private readonly Shared _staging, _stagedScales;
+    private readonly PrefillConversion? _conversion;
 
     /// <summary>Takes shared memory.</summary>
     /// <param name="k">The kernel.</param>
@@ -36,9 +34,8 @@ internal sealed class PrefillCopies
         _staging = k.AllocateShared(tile.Positions * _shape.RowBytes).At(k.Thread, 16);
         if (_shape.Cache == ElementType.S8)
             _stagedScales = k.AllocateShared(PerThread * k.Threads * sizeof(float)).At(k.Thread, sizeof(float));
-        _addsBias = areKeys && _shape.HasKeyBias;
-        if (_addsBias)
-            _bias = LoadBias();
+        if (_shape.Cache != ElementType.F32)
+            _conversion = new PrefillConversion(k, block, _shape, areKeys);
     }
 
     /// <summary>[positions][chunks, swizzled].</summary>
@@ -112,62 +109,10 @@ internal sealed class PrefillCopies
                 return;
             }
 
-            U32[] halves = _addsBias || _shape.Cache == ElementType.S8 ? Scaled(words, i, chunk, _block.InRange(position + row)) : Plain(words);
+            F32 scale = _shape.Cache == ElementType.S8 ? _k.Load<F32>(Further(_stagedScales, i, PrefillTile.Threads * sizeof(float))) : 1f;
+            U32[] halves = _conversion!.Operands(words, scale, chunk, _block.InRange(position + row));
             _k.StoreVector<U32>(At(i, 2, 0), halves.AsSpan(0, 4));
             _k.StoreVector<U32>(At(i, 2, 1), halves.AsSpan(4, 4));
         }
-    }
-
-    private U32[] Plain(U32[] words) =>
-        [.. words.SelectMany(word =>
-        {
-            (Half2 low, Half2 high) = _k.BytesToHalf2(_shape.Cache, word);
-            return (U32[])[low.AsU32, high.AsU32];
-        })];
-
-    private U32[] Scaled(U32[] words, U32 i, U32 chunk, U32 position)
-    {
-        var halves = new U32[8];
-        F32 scale = _shape.Cache == ElementType.S8 ? _k.Load<F32>(Further(_stagedScales, i, PrefillTile.Threads * sizeof(float))) : 1f;
-        U32 pair = (chunk * 16) % (_shape.HeadDim / 2); // sixteen columns are of one half of the head
-        Global turns = _addsBias ? _block.Arguments.Rotations.At(position, _shape.HeadDim * sizeof(float)).At(pair, 2 * sizeof(float)) : default;
-        for (int word = 0; word < 4; word++)
-        {
-            F32[] values = _k.Decode(_shape.Cache, words.AsSpan(word, 1));
-            if (_shape.Cache == ElementType.S8)
-                values = [.. values.Select(value => value * scale)];
-            if (_addsBias)
-            {
-                Shared at = _bias.At(chunk, 16 * sizeof(float)) + (word * 4 * sizeof(float));
-                F32[] own = _k.LoadVector<F32>(at, 4), other = _k.LoadVector<F32>(at + (_shape.HeadDim * sizeof(float)), 4);
-                F32[] turn = [.. _k.LoadVector<F32>(turns + (word * 8 * sizeof(float)), 4, CacheHint.ReadOnly), .. _k.LoadVector<F32>(turns + (((word * 8) + 4) * sizeof(float)), 4, CacheHint.ReadOnly)];
-                for (int c = 0; c < 4; c++)
-                    values[c] = _k.Fma(other[c], turn[(2 * c) + 1], _k.Fma(own[c], turn[2 * c], values[c]));
-            }
-
-            halves[2 * word] = _k.Pack(ElementType.F16, values[0], values[1]).AsU32;
-            halves[(2 * word) + 1] = _k.Pack(ElementType.F16, values[2], values[3]).AsU32;
-        }
-
-        return halves;
-    }
-
-    // The head's bias, and behind it what each column takes times the sine: minus the upper half's, then the lower half's. A barrier must follow.
-    private Shared LoadBias()
-    {
-        int half = _shape.HeadDim / 2;
-        Shared both = _k.AllocateShared(2 * _shape.HeadDim * sizeof(float));
-        Global bias = _block.Arguments.KeyBias.At(_block.Head, _shape.HeadDim * sizeof(float));
-        using (_k.For(_k.Thread, half, _k.Threads, out U32 i))
-        {
-            F32 lower = _k.Load<F32>(bias.At(i, sizeof(float)), CacheHint.ReadOnly), upper = _k.Load<F32>(bias.At(i, sizeof(float)) + (half * sizeof(float)), CacheHint.ReadOnly);
-            Shared at = both.At(i, sizeof(float));
-            _k.Store(at, lower);
-            _k.Store(at + (half * sizeof(float)), upper);
-            _k.Store(at + (2 * half * sizeof(float)), -upper);
-            _k.Store(at + (3 * half * sizeof(float)), lower);
-        }
-
-        return both;
     }
 }

@@ -43,9 +43,11 @@ public sealed class PrefillAttentionKernelTests
     [InlineData(ElementType.F16, 128, 4, 0, 176, true)]
     [InlineData(ElementType.BF16, 64, 16, 33, 96, false)]
     [InlineData(ElementType.BF16, 128, 7, 0, 128, true, true)]
-    public void WarpGroups_GoThroughManyTiles(ElementType type, int headDim, int group, int window, int positions, bool takesTurns, bool holdsQueries = false)
+    [InlineData(ElementType.E4M3, 128, 7, 0, 128, true)]
+    [InlineData(ElementType.S8, 64, 2, 300, 128, true)]
+    public void WarpGroups_GoThroughManyTiles(ElementType cache, int headDim, int group, int window, int positions, bool takesTurns, bool holdsQueries = false)
     {
-        var shape = new AttentionShape(type, type, group, 1, headDim, 16, window);
+        var shape = new AttentionShape(cache == ElementType.F16 ? cache : ElementType.BF16, cache, group, 1, headDim, 16, window, HasKeyBias: cache.Bytes() == 1);
         Check(90, shape, [(500, 40), (0, 150), (1000, 1), (127, 20)], seed: 7, tiling: new PrefillTiling(positions, UsesWarpGroups: true, takesTurns, holdsQueries));
     }
 
