@@ -55,8 +55,11 @@ public static unsafe class ActivationQuantizer
             scaled16[(2 * b) + 1] = sums16[(2 * b) + 1] * scales[b];
             Vector256<sbyte> block = Vector256.Load(codes + i);
             (block.AsByte() ^ Vector256.Create((byte)0x80)).Store(plus128 + i);
-            if (PanelDot.HasWords)
-                Vector512.WidenLower(block.ToVector512Unsafe()).Store(wide + i);
+            if (!PanelDot.HasWords)
+                continue;
+            short* even = wide + (i & ~63) + ((i & 32) / 2);
+            (block.AsInt16() << 8 >> 8).Store(even);
+            (block.AsInt16() >> 8).Store(even + QuantizedActivations.WordRun);
         }
     }
 

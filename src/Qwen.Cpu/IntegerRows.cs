@@ -9,11 +9,8 @@ namespace Qwen.Cpu;
 /// </remarks>
 internal static unsafe class IntegerRows
 {
-    /// <summary>From this many tokens on, unpacking 16 rows into a panel costs less than it saves.</summary>
-    private const int PanelTokens = 6;
-
     /// <summary>Bytes of scratch memory that <see cref="Multiply"/> needs for rows of that many columns.</summary>
-    public static long ScratchBytes(int columns) => Math.Max(RowDot.ScratchBytes(columns), RowPanel.ScratchBytes(columns));
+    public static long ScratchBytes(int columns) => Math.Max(RowDot.ScratchBytes(columns), RowPanel.ScratchBytes);
 
     /// <summary>y[t * yStride + (r - from)] = (or +=) dot(W[r, :], x[t, :]) for r in [from, to), t in [0, tokens).</summary>
     /// <param name="w">Weights of a quantized type [Rows, Columns].</param>
@@ -57,10 +54,13 @@ internal static unsafe class IntegerRows
         {
             QuantizedFormats.Check<TFormat>(w);
             int row = from;
-            if (RowPanel.IsSupported && tokens >= PanelTokens)
+            if (RowPanel.IsSupported && tokens > 1)
             {
-                while (row + RowPanel.Rows <= to)
-                    row += RowPanel.Multiply<TFormat>(w, row, to, x, tokens, output.At(row - from), scratch);
+                row = to - ((to - from) % RowPanel.Rows);
+                if (VnniTile.IsSupported)
+                    RowPanel.Multiply<TFormat, VnniTile>(w, from, row, x, tokens, output, scratch);
+                else
+                    RowPanel.Multiply<TFormat, IntrinsicTile>(w, from, row, x, tokens, output, scratch);
             }
 
             if (row < to)

@@ -6,7 +6,7 @@ namespace Qwen.Cpu;
 /// <remarks>
 /// A token is one record: codes, then F32 scales per 32, then the integer sums of the codes per 32 and per 16; then these sums
 /// times the scale; then the codes once more in the forms that <see cref="PanelDot"/> multiplies: plus 128 in a byte, and, where it has words,
-/// as int16.
+/// as int16, of each 64 columns first the even ones.
 /// The sums pay for the weights' offsets and minima, so that no kernel adds up activations.
 /// A record is padded with zeros to 512 columns (16 blocks of 32, a vector's lanes), and the memory to four records:
 /// kernels read whole vectors and whole tiles, and have no tails.
@@ -15,6 +15,9 @@ public readonly unsafe struct QuantizedActivations
 {
     /// <summary>Columns that share a scale.</summary>
     public const int BlockColumns = 32;
+
+    /// <summary>Even columns, then odd ones, that lie side by side as int16: half of 64.</summary>
+    internal const int WordRun = 32;
 
     private const int RecordColumns = 512;
     private const int TileTokens = 4;
@@ -71,7 +74,7 @@ public readonly unsafe struct QuantizedActivations
     /// <summary>The codes of a token, plus 128.</summary>
     internal byte* UnsignedCodes(int token) => (byte*)(ScaledSums(token, 16) + (PaddedColumns / 16));
 
-    /// <summary>The codes of a token as int16, where <see cref="PanelDot.HasWords"/>.</summary>
+    /// <summary>The codes of a token as int16, [columns / 64, even and odd, 32], where <see cref="PanelDot.HasWords"/>.</summary>
     internal short* WideCodes(int token) => (short*)(UnsignedCodes(token) + PaddedColumns);
 
     private static int Pad(int columns) => checked(columns + RecordColumns - 1) / RecordColumns * RecordColumns;

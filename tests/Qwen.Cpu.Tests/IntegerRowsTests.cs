@@ -1,3 +1,4 @@
+using Qwen.Cpu.Quantized;
 using Weight = Qwen.Cpu.Tests.ReferenceBlocks.Weight;
 
 namespace Qwen.Cpu.Tests;
@@ -59,6 +60,26 @@ public sealed unsafe class IntegerRowsTests
                 Assert.True(Same(c.Reference(), c.Multiply(0, 17, 6), 0), $"{type}, bytes of {fill}, activations of {sign}");
                 Assert.True(Same(c.Reference(), c.Multiply(16, 17, 1), 16), $"{type}, bytes of {fill}, activations of {sign}, one row");
             }
+        }
+    }
+
+    [SkippableTheory]
+    [MemberData(nameof(QuantizedTypes))]
+    public void Tiles_EqualTheScalarOrder_BitForBit(WeightType type)
+    {
+        // Multiply takes the fastest that the machine has.
+        Skip.IfNot(RowPanel.IsSupported, "No panels without AVX2.");
+        int seed = Environment.TickCount, blockColumns = ReferenceBlocks.Layout(type).Columns;
+        Random random = new(seed);
+        for (int round = 0; round < 6; round++)
+        {
+            int columns = blockColumns * random.Next(1, 1400 / blockColumns), tokens = random.Next(1, round == 0 ? 150 : 14);
+            using Case c = new(type, 16 * random.Next(1, 4), columns, tokens, random);
+            string what = $"seed {seed}, round {round}: {type} [{c.Matrix.Rows}, {columns}], {tokens} tokens";
+            float[,] expected = c.Reference();
+            Assert.True(Same(expected, c.MultiplyPanels<IntrinsicTile>(), 0), $"{what}, intrinsics");
+            if (VnniTile.IsSupported)
+                Assert.True(Same(expected, c.MultiplyPanels<VnniTile>(), 0), $"{what}, AVX512-VNNI");
         }
     }
 
@@ -261,6 +282,17 @@ public sealed unsafe class IntegerRowsTests
             return result;
         }
 
+        public float[,] MultiplyPanels<TTile>()
+            where TTile : struct, IPanelTile
+        {
+            using NativeBuffer<byte> scratch = new(RowPanel.ScratchBytes);
+            scratch.Span.Fill(0xFF);
+            float[,] y = new float[_tokens, Matrix.Rows];
+            fixed (float* output = y)
+                QuantizedFormats.With(Matrix.Type, new PanelWork<TTile>(Matrix, Activations, _tokens, new Output(output, Matrix.Rows, accumulate: false), scratch.Pointer));
+            return y;
+        }
+
         /// <summary>The defined order, one operation after the other.</summary>
         public float[,] Reference()
         {
@@ -331,5 +363,12 @@ public sealed unsafe class IntegerRowsTests
                     bytes[i] = value;
             }
         }
+    }
+
+    private readonly struct PanelWork<TTile>(WeightMatrix w, QuantizedActivations x, int tokens, Output output, byte* scratch) : IFormatWork
+        where TTile : struct, IPanelTile
+    {
+        public void Do<TFormat>()
+            where TFormat : struct, IQuantizedFormat => RowPanel.Multiply<TFormat, TTile>(w, 0, w.Rows, x, tokens, output, scratch);
     }
 }

@@ -120,13 +120,11 @@ internal static unsafe class IntegerDot
         [MethodImpl(MethodImplOptions.AggressiveInlining)]
         Vector512<int> Words(int i)
         {
-            Vector512<int> first = WordProducts(2 * i), second = WordProducts((2 * i) + 1);
-            return Avx512F.Shuffle4x128(first, second, 0b10_00_10_00) + Avx512F.Shuffle4x128(first, second, 0b11_01_11_01);
+            Vector512<short> codes = TFormat.CodePair(blocks, i).AsInt16();
+            short* even = wide + (i * 2 * QuantizedActivations.WordRun);
+            return Avx512BW.MultiplyAddAdjacent(codes & Vector512.Create((short)0xFF), Vector512.Load(even))
+                + Avx512BW.MultiplyAddAdjacent(codes >>> 8, Vector512.Load(even + QuantizedActivations.WordRun));
         }
-
-        [MethodImpl(MethodImplOptions.AggressiveInlining)]
-        Vector512<int> WordProducts(int group) =>
-            Avx512BW.MultiplyAddAdjacent(Avx512BW.ConvertToVector512Int16(TFormat.Codes(blocks, group)), Vector512.Load(wide + (32 * group)));
 
         [MethodImpl(MethodImplOptions.AggressiveInlining)]
         Vector512<short> Products(int i) => Avx512BW.MultiplyAddAdjacent(TFormat.CodePair(blocks, i), Vector512.Load(x + (64 * i)));

@@ -4,10 +4,16 @@ using System.Runtime.Intrinsics.X86;
 
 namespace Qwen.Cpu.Quantized;
 
-/// <summary>Sixteen unpacked rows, their sub-blocks in the order in which <see cref="RowPanel"/> walks them.</summary>
+/// <summary>A chunk, 16 sub-blocks, of sixteen rows, unpacked so that rows lie in the lanes of a vector.</summary>
 internal readonly unsafe struct Panel
 {
-    /// <summary>[sub-blocks, Steps, 16 rows, 4 bytes], see <see cref="PanelDot"/>.</summary>
+    /// <summary>Bytes of any format's panel: 32 codes of up to 2 bytes, two starts, a scale and a bias, per row and sub-block.</summary>
+    public const int Bytes = Lanes.Count * RowPanel.Rows * ((32 * 2) + (4 * sizeof(float)));
+
+    /// <summary>Bytes of its scales.</summary>
+    public const long ScalesBytes = Lanes.Count * RowPanel.Rows * sizeof(float);
+
+    /// <summary>[sub-blocks, Steps, 16 rows, 4 bytes], see <see cref="PanelCodes"/>.</summary>
     public readonly byte* Codes;
 
     /// <summary>[sub-blocks, sums, 16 rows, 2] int16.</summary>
@@ -16,167 +22,161 @@ internal readonly unsafe struct Panel
     /// <summary>[sub-blocks, 16 rows].</summary>
     public readonly float* Scales;
 
-    /// <summary>[sub-blocks, 16 rows].</summary>
+    /// <summary>[sub-blocks, 16 rows], behind the scales.</summary>
     public readonly float* Biases;
 
-    private readonly int _codeBytes, _startBytes;
-
-    private Panel(byte* memory, int subBlocks, int codeBytes, int startBytes)
+    /// <summary>Lays a panel out in <see cref="Bytes"/> bytes of memory, aligned to 64.</summary>
+    public Panel(byte* memory)
     {
-        (_codeBytes, _startBytes) = (codeBytes, startBytes);
         Codes = memory;
-        Starts = Codes + ((long)subBlocks * codeBytes);
-        Scales = (float*)(Starts + ((long)subBlocks * startBytes));
-        Biases = Scales + ((long)subBlocks * RowPanel.Rows);
+        Starts = Codes + (Lanes.Count * RowPanel.Rows * 32 * 2);
+        Scales = (float*)(Starts + (Lanes.Count * RowPanel.Rows * 2 * sizeof(float)));
+        Biases = Scales + (ScalesBytes / sizeof(float));
     }
-
-    /// <summary>Lays a panel out in memory.</summary>
-    [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    public static Panel At<TFormat>(byte* memory, int columns)
-        where TFormat : struct, IQuantizedFormat =>
-        new(memory, columns / TFormat.SubBlock, PanelDot.Steps<TFormat>() * PanelDot.StepBytes, PanelDot.Steps<TFormat>() / PanelDot.StepsPerSum<TFormat>() * PanelDot.StepBytes);
-
-    /// <summary>Codes of the sub-block that is the place-th of the walk.</summary>
-    public byte* CodesAt(int place) => Codes + ((long)place * _codeBytes);
-
-    /// <summary>Its sums' starts.</summary>
-    public byte* StartsAt(int place) => Starts + ((long)place * _startBytes);
 }
 
 /// <summary>Fills panels from the blocks of sixteen rows.</summary>
 internal static unsafe class PanelUnpacker
 {
-    /// <summary>The codes; <paramref name="lanes"/>[p] is the place of sub-block p, which p + 16, .. follow.</summary>
+    /// <summary>The codes of <paramref name="groups"/> times 32 columns.</summary>
+    /// <param name="chunk">Of the first row.</param>
+    /// <param name="rowBytes">Bytes from a row to the next.</param>
+    /// <param name="groups">1 .. 16, or 8 where sub-blocks have 16 columns.</param>
+    /// <param name="panel">Takes them.</param>
+    /// <param name="ahead">What is read after this chunk: asked for meanwhile, one of <paramref name="groups"/> parts for each group.</param>
+    /// <param name="aheadBytes">Its length.</param>
     [SkipLocalsInit]
     [MethodImpl(MethodImplOptions.AggressiveOptimization)]
-    public static void Codes<TFormat>(byte* blocks, long rowBytes, int columns, in Panel panel, int* lanes)
+    public static void Codes<TFormat, TTile>(byte* chunk, long rowBytes, int groups, in Panel panel, byte* ahead, long aheadBytes)
         where TFormat : struct, IQuantizedFormat
+        where TTile : struct, IPanelTile
     {
-        byte* stage = stackalloc byte[32 * RowPanel.Rows];
-        int groups = columns / 32;
-        for (int group = 0; group < groups; group++)
+        byte* codes = panel.Codes, starts = panel.Starts;
+        long part = (aheadBytes / groups) + 1;
+        for (int group = 0; group < groups; group++, ahead += part)
         {
-            // The rows of the next panel: sixteen at once are more streams than the processor follows by itself. Past the matrix it is harmless.
-            byte* ahead = blocks + (RowPanel.Rows * rowBytes) + (group * rowBytes / groups);
-            for (int row = 0; row < RowPanel.Rows; row++)
-                Sse.Prefetch1(ahead + (row * rowBytes));
-
-            for (int half = 0; half < RowPanel.Rows; half += 8)
-            {
-                byte* rows = blocks + (half * rowBytes);
-                Transpose(
-                    TFormat.Codes(rows, group), TFormat.Codes(rows + rowBytes, group),
-                    TFormat.Codes(rows + (2 * rowBytes), group), TFormat.Codes(rows + (3 * rowBytes), group),
-                    TFormat.Codes(rows + (4 * rowBytes), group), TFormat.Codes(rows + (5 * rowBytes), group),
-                    TFormat.Codes(rows + (6 * rowBytes), group), TFormat.Codes(rows + (7 * rowBytes), group),
-                    stage + (half * 4));
-            }
-
-            for (int column = 0; column < 32; column += TFormat.SubBlock)
-            {
-                int subBlock = ((group * 32) + column) / TFormat.SubBlock, place = lanes[subBlock % Lanes.Count] + (subBlock / Lanes.Count);
-                byte* bytes = stage + (column * RowPanel.Rows), codes = panel.CodesAt(place);
-                if (PanelDot.IsVnni<TFormat>())
-                    Unsafe.CopyBlockUnaligned(codes, bytes, (uint)(TFormat.SubBlock * RowPanel.Rows));
-                else if (PanelDot.IsWords<TFormat>())
-                    Words<TFormat>(bytes, (short*)codes);
-                else
-                    Bytes<TFormat>(bytes, (sbyte*)codes, (short*)panel.StartsAt(place));
-            }
+            for (long i = 0; i < part; i += 64)
+                Sse.Prefetch1(ahead + i);
+            for (int half = 0; half < PanelDot.StepBytes; half += PanelDot.StepBytes / 2, chunk += RowPanel.Rows / 2 * rowBytes)
+                EightRows<TFormat, TTile>(chunk, rowBytes, group, codes + half, starts + half);
+            chunk -= RowPanel.Rows * rowBytes;
+            codes += (TTile.Codes<TFormat>() == PanelCodes.Words ? 16 : 8) * PanelDot.StepBytes;
+            starts += 32 / TFormat.SubBlock * (PanelDot.Steps<TFormat>() / PanelDot.StepsPerSum<TFormat>()) * PanelDot.StepBytes;
         }
     }
 
-    /// <summary>The scales and biases of the rows from <paramref name="first"/> on.</summary>
+    /// <summary>The scales and biases; past the rows, whatever lies there.</summary>
     [SkipLocalsInit]
     [MethodImpl(MethodImplOptions.AggressiveOptimization)]
-    public static void Scales<TFormat>(in WeightMatrix w, int first, in Panel panel, int* lanes, byte* tail)
+    public static void Scales<TFormat>(byte* chunk, long rowBytes, in Panel panel)
         where TFormat : struct, IQuantizedFormat
     {
-        float* scales = stackalloc float[Lanes.Count], biases = stackalloc float[Lanes.Count];
+        float* scales = stackalloc float[Lanes.Count * RowPanel.Rows], biases = stackalloc float[Lanes.Count * RowPanel.Rows];
         for (int row = 0; row < RowPanel.Rows; row++)
         {
-            RowBlocks<TFormat> blocks = new(w.Data + ((first + row) * w.RowBytes), w.Data + (w.Rows * w.RowBytes), w.Columns, tail);
-            for (int b = 0; b < blocks.SubBlocks; b += Lanes.Count)
+            TFormat.Scales(chunk + (row * rowBytes), out Vector512<float> rowScales, out Vector512<float> rowBiases);
+            rowScales.Store(scales + (row * Lanes.Count));
+            if (TFormat.HasBias)
+                rowBiases.Store(biases + (row * Lanes.Count));
+        }
+
+        Transpose(scales, panel.Scales);
+        if (TFormat.HasBias)
+            Transpose(biases, panel.Biases);
+    }
+
+    /// <summary>[16, 16] floats the other way round, four by four.</summary>
+    [MethodImpl(MethodImplOptions.AggressiveOptimization)]
+    private static void Transpose(float* from, float* to)
+    {
+        for (int i = 0; i < 16; i += 4)
+        {
+            for (int j = 0; j < 16; j += 4)
             {
-                blocks.Scales(blocks.Chunk(b), b, out Vector512<float> chunkScales, out Vector512<float> chunkBiases);
-                chunkScales.Store(scales);
-                chunkBiases.Store(biases);
-                int count = Math.Min(Lanes.Count, blocks.SubBlocks - b);
-                for (int lane = 0; lane < count; lane++)
-                {
-                    int place = ((lanes[lane] + (b / Lanes.Count)) * RowPanel.Rows) + row;
-                    panel.Scales[place] = scales[lane];
-                    if (TFormat.HasBias)
-                        panel.Biases[place] = biases[lane];
-                }
+                float* source = from + (16 * i) + j, target = to + (16 * j) + i;
+                Vector128<float> r0 = Vector128.Load(source), r1 = Vector128.Load(source + 16), r2 = Vector128.Load(source + 32), r3 = Vector128.Load(source + 48);
+                Vector128<double> low01 = Sse.UnpackLow(r0, r1).AsDouble(), high01 = Sse.UnpackHigh(r0, r1).AsDouble();
+                Vector128<double> low23 = Sse.UnpackLow(r2, r3).AsDouble(), high23 = Sse.UnpackHigh(r2, r3).AsDouble();
+                Sse2.UnpackLow(low01, low23).AsSingle().Store(target);
+                Sse2.UnpackHigh(low01, low23).AsSingle().Store(target + 16);
+                Sse2.UnpackLow(high01, high23).AsSingle().Store(target + 32);
+                Sse2.UnpackHigh(high01, high23).AsSingle().Store(target + 48);
             }
         }
     }
 
-    /// <summary>Codes less the offset; and what sums of their products with activations plus 128 must begin with.</summary>
+    /// <summary>32 columns of eight rows: each 4 columns of all rows become half a step.</summary>
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    private static void Bytes<TFormat>(byte* bytes, sbyte* codes, short* starts)
+    private static void EightRows<TFormat, TTile>(byte* rows, long rowBytes, int group, byte* codes, byte* starts)
         where TFormat : struct, IQuantizedFormat
+        where TTile : struct, IPanelTile
     {
-        for (int sum = 0; sum < PanelDot.Steps<TFormat>(); sum += PanelDot.StepsPerSum<TFormat>(), starts += PanelDot.StepBytes / sizeof(short))
+        Vector256<byte> r0 = TFormat.Codes(rows, group), r1 = TFormat.Codes(rows + rowBytes, group);
+        Vector256<byte> r2 = TFormat.Codes(rows + (2 * rowBytes), group), r3 = TFormat.Codes(rows + (3 * rowBytes), group);
+        Vector256<byte> r4 = TFormat.Codes(rows + (4 * rowBytes), group), r5 = TFormat.Codes(rows + (5 * rowBytes), group);
+        Vector256<byte> r6 = TFormat.Codes(rows + (6 * rowBytes), group), r7 = TFormat.Codes(rows + (7 * rowBytes), group);
+        Vector256<short> first = default, last = default;
+        Steps<TFormat, TTile>(Low(r0, r1), Low(r2, r3), Low(r4, r5), Low(r6, r7), codes, 0, ref first, ref last);
+        Steps<TFormat, TTile>(High(r0, r1), High(r2, r3), High(r4, r5), High(r6, r7), codes, 2, ref first, ref last);
+        if (TTile.Codes<TFormat>() != PanelCodes.Signed)
+            return;
+        if (PanelDot.StepsPerSum<TFormat>() == 8)
         {
-            for (int half = 0; half < PanelDot.StepBytes; half += 32)
-            {
-                Vector256<short> start = default;
-                for (int step = sum; step < sum + PanelDot.StepsPerSum<TFormat>(); step++)
-                {
-                    int at = (step * PanelDot.StepBytes) + half;
-                    Vector256<sbyte> four = Vector256.Load(bytes + at).AsSByte() - Vector256.Create((sbyte)TFormat.Offset);
-                    four.Store(codes + at);
-                    start -= Avx2.MultiplyAddAdjacent(Vector256.Create((byte)128), four);
-                }
+            (first + last).Store((short*)starts);
+            return;
+        }
 
-                start.Store(starts + (half / sizeof(short)));
-            }
+        first.Store((short*)starts);
+        last.Store((short*)(starts + PanelDot.StepBytes));
+
+        [MethodImpl(MethodImplOptions.AggressiveInlining)]
+        static Vector256<long> Low(Vector256<byte> a, Vector256<byte> b) => Avx2.UnpackLow(a.AsInt32(), b.AsInt32()).AsInt64();
+
+        [MethodImpl(MethodImplOptions.AggressiveInlining)]
+        static Vector256<long> High(Vector256<byte> a, Vector256<byte> b) => Avx2.UnpackHigh(a.AsInt32(), b.AsInt32()).AsInt64();
+    }
+
+    /// <summary>The four columns of <paramref name="step"/>, those after them, and those 16 after each.</summary>
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    private static void Steps<TFormat, TTile>(
+        Vector256<long> r01, Vector256<long> r23, Vector256<long> r45, Vector256<long> r67, byte* codes, int step, ref Vector256<short> first, ref Vector256<short> last)
+        where TFormat : struct, IQuantizedFormat
+        where TTile : struct, IPanelTile
+    {
+        Vector256<byte> even03 = Avx2.UnpackLow(r01, r23).AsByte(), odd03 = Avx2.UnpackHigh(r01, r23).AsByte();
+        Vector256<byte> even47 = Avx2.UnpackLow(r45, r67).AsByte(), odd47 = Avx2.UnpackHigh(r45, r67).AsByte();
+        Store<TFormat, TTile>(Vector256.Create(even03.GetLower(), even47.GetLower()), codes, step, ref first);
+        Store<TFormat, TTile>(Vector256.Create(odd03.GetLower(), odd47.GetLower()), codes, step + 1, ref first);
+        Store<TFormat, TTile>(Avx2.Permute2x128(even03, even47, 0x31), codes, step + 4, ref last);
+        Store<TFormat, TTile>(Avx2.Permute2x128(odd03, odd47, 0x31), codes, step + 5, ref last);
+    }
+
+    /// <summary>Four columns of eight rows, in the form that is asked for.</summary>
+    /// <param name="four">Their codes.</param>
+    /// <param name="codes">The panel's, of these rows and 32 columns.</param>
+    /// <param name="step">Which four columns.</param>
+    /// <param name="start">Where these are signed, less 128 times their sum.</param>
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    private static void Store<TFormat, TTile>(Vector256<byte> four, byte* codes, int step, ref Vector256<short> start)
+        where TFormat : struct, IQuantizedFormat
+        where TTile : struct, IPanelTile
+    {
+        if (TTile.Codes<TFormat>() == PanelCodes.Words)
+        {
+            short* words = (short*)(codes + (2 * step * PanelDot.StepBytes));
+            Vector256<short> offset = Vector256.Create((short)TFormat.Offset);
+            ((four.AsInt16() & Vector256.Create((short)0xFF)) - offset).Store(words);
+            ((four.AsInt16() >>> 8) - offset).Store(words + (PanelDot.StepBytes / 2));
+        }
+        else if (TTile.Codes<TFormat>() == PanelCodes.Unsigned)
+        {
+            four.Store(codes + (step * PanelDot.StepBytes));
+        }
+        else
+        {
+            Vector256<sbyte> signed = four.AsSByte() - Vector256.Create((sbyte)TFormat.Offset);
+            signed.Store((sbyte*)(codes + (step * PanelDot.StepBytes)));
+            start -= Avx2.MultiplyAddAdjacent(Vector256.Create((byte)128), signed);
         }
     }
-
-    /// <summary>[SubBlock / 4, 16 rows, 4] bytes to [SubBlock / 2, 16 rows, 2] int16, less the offset.</summary>
-    [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    private static void Words<TFormat>(byte* bytes, short* codes)
-        where TFormat : struct, IQuantizedFormat
-    {
-        for (int i = 0; i < TFormat.SubBlock / 4; i++, bytes += PanelDot.StepBytes, codes += PanelDot.StepBytes)
-        {
-            Vector512<uint> four = Vector512.Load(bytes).AsUInt32();
-            Vector512<uint> even = four & Vector512.Create(0x00FF00FFu), odd = (four >> 8) & Vector512.Create(0x00FF00FFu);
-            Vector512<short> first = ((even & Vector512.Create(0xFFFFu)) | (odd << 16)).AsInt16(), second = ((even >> 16) | (odd & Vector512.Create(0xFFFF0000u))).AsInt16();
-            (first - Vector512.Create((short)TFormat.Offset)).Store(codes);
-            (second - Vector512.Create((short)TFormat.Offset)).Store(codes + (PanelDot.StepBytes / 2));
-        }
-    }
-
-    /// <summary>Eight rows of eight 4-byte groups: group i of row r goes to destination + 64 i + 4 r.</summary>
-    [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    private static void Transpose(
-        Vector256<byte> r0, Vector256<byte> r1, Vector256<byte> r2, Vector256<byte> r3,
-        Vector256<byte> r4, Vector256<byte> r5, Vector256<byte> r6, Vector256<byte> r7, byte* destination)
-    {
-        StoreColumns(r0, r1, r2, r3, r4, r5, r6, r7, destination, high: false);
-        StoreColumns(r0, r1, r2, r3, r4, r5, r6, r7, destination + (2 * PanelDot.StepBytes), high: true);
-    }
-
-    /// <summary>Groups 0, 1, 4 and 5 of eight rows; or, high, groups 2, 3, 6 and 7.</summary>
-    [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    private static void StoreColumns(
-        Vector256<byte> r0, Vector256<byte> r1, Vector256<byte> r2, Vector256<byte> r3,
-        Vector256<byte> r4, Vector256<byte> r5, Vector256<byte> r6, Vector256<byte> r7, byte* destination, bool high)
-    {
-        Vector256<long> r01 = Zip(r0, r1, high), r23 = Zip(r2, r3, high), r45 = Zip(r4, r5, high), r67 = Zip(r6, r7, high);
-        Vector256<long> even03 = Avx2.UnpackLow(r01, r23), odd03 = Avx2.UnpackHigh(r01, r23);
-        Vector256<long> even47 = Avx2.UnpackLow(r45, r67), odd47 = Avx2.UnpackHigh(r45, r67);
-        Vector256.Create(even03.GetLower(), even47.GetLower()).AsByte().Store(destination);
-        Vector256.Create(odd03.GetLower(), odd47.GetLower()).AsByte().Store(destination + PanelDot.StepBytes);
-        Vector256.Create(even03.GetUpper(), even47.GetUpper()).AsByte().Store(destination + (4 * PanelDot.StepBytes));
-        Vector256.Create(odd03.GetUpper(), odd47.GetUpper()).AsByte().Store(destination + (5 * PanelDot.StepBytes));
-    }
-
-    [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    private static Vector256<long> Zip(Vector256<byte> a, Vector256<byte> b, bool high) =>
-        (high ? Avx2.UnpackHigh(a.AsInt32(), b.AsInt32()) : Avx2.UnpackLow(a.AsInt32(), b.AsInt32())).AsInt64();
 }
