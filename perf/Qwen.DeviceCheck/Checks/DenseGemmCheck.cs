@@ -33,7 +33,7 @@ internal sealed class DenseGemmCheck : ICheck
                     {
                         var product = new DenseProduct(type, ElementType.BF16, ElementType.F32, scale);
                         using DeviceBuffer y = session.Device.Allocate((long)tokens * outputs * sizeof(float)), expected = session.Device.Allocate(y.ByteCount);
-                        var few = new DenseGemvKernel(cache, product, DenseGemvKernel.TilingFor(product, outputs, session.Device.Info.Multiprocessors));
+                        var few = new DenseGemvKernel(cache, product, DenseGemvKernel.TilingFor(product, outputs, inputs, session.Device.Info));
                         for (int first = 0; first < tokens; first += DenseGemvKernel.MostTokens)
                         {
                             few.Launch(

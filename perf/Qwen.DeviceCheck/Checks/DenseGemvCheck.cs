@@ -59,7 +59,7 @@ internal sealed class DenseGemvCheck : ICheck
             {
                 long bytes = (long)inputs * outputs * type.Bytes();
                 DenseProduct product = Product(name, type, ElementType.BF16, scale);
-                GemvTiling chosen = DenseGemvKernel.TilingFor(product, outputs, session.Device.Info.Multiprocessors);
+                GemvTiling chosen = DenseGemvKernel.TilingFor(product, outputs, inputs, session.Device.Info);
                 foreach (int tokens in (int[])[1, 4, 8])
                 {
                     Gemv($"{type} {scale}, {name}, {tokens}: {chosen}", chosen, tokens);
@@ -144,7 +144,7 @@ internal sealed class DenseGemvCheck : ICheck
         using (yBuffer)
         using (scaleBuffer)
         {
-            GemvTiling tiling = DenseGemvKernel.TilingFor(product, outputs, session.Device.Info.Multiprocessors);
+            GemvTiling tiling = DenseGemvKernel.TilingFor(product, outputs, inputs, session.Device.Info);
             new DenseGemvKernel(cache, product, tiling).Launch(session.Stream, pool.Pointer, scaleBuffer.Pointer, xBuffer.Pointer, default, yBuffer.Pointer, outputs, inputs, tokens);
             double[] y = SmallFloats.Decode(product.Result, session.Download<byte>(yBuffer, tokens * results * product.Result.Bytes()));
             int[] some = [0, results - 1, .. Enumerable.Range(0, 30).Select(_ => random.Next(results))];

@@ -63,7 +63,7 @@ internal sealed class GemvLayerCheck : ICheck
                 Measure($"{weights} layer, {tokens}", tokens, null, norms: false);
             Measure($"{weights} layer with norms, 1", 1, null, norms: true);
             foreach ((string part, GemvTiling tiling) in _others.Where(_ => weights.IsTuned))
-                Measure($"{weights} layer, 1: {part} by {tiling} on {tiling.Blocks}, not {weights.Tiling(_parts.Single(p => p.Name == part), session.Device.Info.Multiprocessors)}", 1, (part, tiling), norms: false);
+                Measure($"{weights} layer, 1: {part} by {tiling} on {tiling.Blocks}, not {weights.Tiling(_parts.Single(p => p.Name == part), session.Device.Info)}", 1, (part, tiling), norms: false);
 
             void Measure(string name, int tokens, (string, GemvTiling)? other, bool norms)
             {
@@ -97,8 +97,7 @@ internal sealed class GemvLayerCheck : ICheck
     /// <summary>What puts some layers on the stream; alone, each kernel ends before the next begins.</summary>
     private static Action<bool> Chain(CheckSession session, KernelCache cache, Weights weights, Memory memory, int tokens, (string Part, GemvTiling Tiling)? other, bool norms, int layers)
     {
-        int multiprocessors = session.Device.Info.Multiprocessors;
-        Launch[] products = [.. _parts.Select(part => weights.Product(cache, session.Stream, part, other is { } o && o.Part == part.Name ? o.Tiling : weights.Tiling(part, multiprocessors)))];
+        Launch[] products = [.. _parts.Select(part => weights.Product(cache, session.Stream, part, other is { } o && o.Part == part.Name ? o.Tiling : weights.Tiling(part, session.Device.Info)))];
         var norm = new RmsNormKernel(cache, ElementType.BF16, Hidden);
         return alone =>
         {
@@ -136,7 +135,7 @@ internal sealed class GemvLayerCheck : ICheck
     {
         public abstract long Bytes(Part part);
 
-        public abstract GemvTiling Tiling(Part part, int multiprocessors);
+        public abstract GemvTiling Tiling(Part part, DeviceInfo device);
 
         public abstract Launch Product(KernelCache cache, IDeviceStream stream, Part part, GemvTiling tiling);
 
@@ -155,7 +154,7 @@ internal sealed class GemvLayerCheck : ICheck
 
         public override long Bytes(Part part) => Matrix(part).ByteCount;
 
-        public override GemvTiling Tiling(Part part, int multiprocessors) => PackedGemvKernel.TilingFor(ProductOf(part), Matrix(part), multiprocessors);
+        public override GemvTiling Tiling(Part part, DeviceInfo device) => PackedGemvKernel.TilingFor(ProductOf(part), Matrix(part), device);
 
         public override Launch Product(KernelCache cache, IDeviceStream stream, Part part, GemvTiling tiling)
         {
@@ -188,7 +187,7 @@ internal sealed class GemvLayerCheck : ICheck
 
         public override long Bytes(Part part) => (long)part.Outputs * part.Inputs * type.Bytes();
 
-        public override GemvTiling Tiling(Part part, int multiprocessors) => DenseGemvKernel.TilingFor(ProductOf(part), part.Outputs, multiprocessors);
+        public override GemvTiling Tiling(Part part, DeviceInfo device) => DenseGemvKernel.TilingFor(ProductOf(part), part.Outputs, part.Inputs, device);
 
         public override Launch Product(KernelCache cache, IDeviceStream stream, Part part, GemvTiling tiling)
         {

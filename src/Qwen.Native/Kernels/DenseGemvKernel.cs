@@ -22,7 +22,8 @@ public sealed class DenseGemvKernel(KernelCache cache, DenseProduct product, Gem
     private readonly int _multiprocessors = cache.Device.Info.Multiprocessors;
 
     /// <summary>The tiling for a matrix.</summary>
-    public static GemvTiling TilingFor(DenseProduct product, int outputs, int multiprocessors) => GemvTiling.For(outputs, product.Gated, UnitBytes(product), multiprocessors);
+    public static GemvTiling TilingFor(DenseProduct product, int outputs, int inputs, DeviceInfo device) =>
+        GemvTiling.For(outputs, product.Gated, ((inputs * product.Weights.Bytes()) + UnitRowBytes - 1) / UnitRowBytes, UnitBytes(product), device);
 
     /// <summary>The kernel for a product.</summary>
     public static PtxKernel Build(PtxTarget target, DenseProduct product, GemvTiling tiling)

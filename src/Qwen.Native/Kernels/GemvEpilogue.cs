@@ -19,9 +19,8 @@ internal sealed class GemvEpilogue(PtxBuilder k, GemvTiling tiling, bool gated, 
     /// <summary>Most tokens: the columns of an mma.</summary>
     public const int MostTokens = 8;
 
-    private readonly int _resultsOfGroup = tiling.ResultsOfGroup(gated), _stride = (tiling.RowTiles * GemvTiling.TileOutputs) + 4; // 4: a warp's stores fall in 32 banks
-    private readonly U32 _inTurn = k.Variable<U32>(0); // bytes to the half of the shared memory that is used now: so one barrier a row will do
-    private Shared? _partial;
+    private readonly int _resultsOfGroup = tiling.ResultsOfGroup(gated), _stride = tiling.PartialStride;
+    private readonly Shared _partial = k.AllocateShared(tiling.PartialBytes);
 
     /// <summary>What the sum of an output (a row of W) is multiplied by, where it is.</summary>
     public Func<U32, Pred, F32>? Scale { get; init; }
@@ -31,8 +30,6 @@ internal sealed class GemvEpilogue(PtxBuilder k, GemvTiling tiling, bool gated, 
 
     /// <summary>It is added to what y holds.</summary>
     public bool Accumulate { get; init; }
-
-    private int PartialBytes => k.Warps * MostTokens * _stride * sizeof(float);
 
     /// <summary>Loads what goes with the sums of a row, before they are there.</summary>
     public Terms[] Load(U32 group)
@@ -55,8 +52,8 @@ internal sealed class GemvEpilogue(PtxBuilder k, GemvTiling tiling, bool gated, 
     public void Store(U32 group, F32[][] sums, Terms[] terms)
     {
         k.Comment("the warps' sums, in the order of the warps");
-        Shared partial = (_partial ??= k.AllocateShared(2 * PartialBytes)) + _inTurn;
-        Shared ofLane = partial.At((((k.Warp * MostTokens) + ((k.Lane & 3) * 2)) * _stride) + (k.Lane >> 2), sizeof(float));
+        k.Barrier(); // the row before has been added
+        Shared ofLane = _partial.At((((k.Warp * MostTokens) + ((k.Lane & 3) * 2)) * _stride) + (k.Lane >> 2), sizeof(float));
         for (int i = 0; i < sums.Length; i++)
         {
             for (int c = 0; c < 4; c++)
@@ -68,13 +65,11 @@ internal sealed class GemvEpilogue(PtxBuilder k, GemvTiling tiling, bool gated, 
         {
             using (k.If(result.Exists))
             {
-                Shared column = partial.At(result.Column, sizeof(float));
+                Shared column = _partial.At(result.Column, sizeof(float));
                 F32 value = gated ? SwiGluKernel.Gated(k, [Sum(column, i, 0)], [Sum(column, i, 1)])[0] : Sum(column, i, 0);
                 k.StoreElements(type, result.To, [Accumulate ? value + terms[i].Before!.Value : value]);
             }
         }
-
-        k.Set(_inTurn, PartialBytes - _inTurn);
 
         F32 Sum(Shared column, int i, int half)
         {

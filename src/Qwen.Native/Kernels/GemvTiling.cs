@@ -12,28 +12,47 @@ public readonly record struct GemvTiling(int RowTiles, int Warps, int Slots, int
     /// <summary>Outputs of a tile.</summary>
     public const int TileOutputs = 16;
 
-    private const int LeastSlots = 3, RingBytesOfWarp = 9 << 10, RingBytesOfBlock = 64 << 10; // a block fits what an Ampere or Ada multiprocessor has
+    private const int LeastSlots = 3, MostRingBytes = 9 << 10; // of a warp
 
     /// <summary>
     /// The tiling for a matrix: more warps a row as long as all blocks still run at once, so that even few outputs keep enough bytes under way and
-    /// are soon done when their inputs are there; two tiles, which halve the loads of x, where there are many.
+    /// are soon done when their inputs are there; two tiles, which halve the loads of x, where there are many. Rings leave room for the next kernel's.
     /// </summary>
     /// <param name="outputs">Rows of the matrix.</param>
     /// <param name="gated">It is a gate and an up projection.</param>
+    /// <param name="units">Units of a row.</param>
     /// <param name="unitBytes">Bytes of a unit of one row tile.</param>
-    /// <param name="multiprocessors">Of the device.</param>
-    public static GemvTiling For(int outputs, bool gated, int unitBytes, int multiprocessors)
+    /// <param name="device">The device.</param>
+    internal static GemvTiling For(int outputs, bool gated, int units, int unitBytes, DeviceInfo device)
     {
-        int tiles = (outputs + TileOutputs - 1) / TileOutputs, rowTiles = gated || tiles >= 8 * multiprocessors ? 2 : 1, warps = 4;
-        int groups = (tiles + rowTiles - 1) / rowTiles, slotBytes = rowTiles * unitBytes;
-        while (warps < 16 && groups <= MostBlocks(2 * warps) * multiprocessors && RingBytesOfBlock / (2 * warps) >= LeastSlots * slotBytes)
+        int multiprocessors = device.Multiprocessors;
+        int tiles = (outputs + TileOutputs - 1) / TileOutputs, rowTiles = gated || tiles >= 8 * multiprocessors ? 2 : 1;
+        int groups = (tiles + rowTiles - 1) / rowTiles, warps = 4;
+        while (2 * warps <= Math.Min(units, 16) && groups <= MostBlocks(2 * warps) * multiprocessors && SlotsOf(2 * warps) >= LeastSlots)
             warps *= 2;
-        int slots = Math.Max(LeastSlots, Math.Min(RingBytesOfWarp, RingBytesOfBlock / warps) / slotBytes);
-        return new GemvTiling(rowTiles, warps, slots, warps == 4 ? 3 : MostBlocks(warps));
+        int slots = Math.Max(LeastSlots, SlotsOf(warps));
+        if (groups <= BlocksOf(warps) * multiprocessors)
+            slots = Math.Min(slots, ((units + warps - 1) / warps) + 1); // a row is all there is
+        return new GemvTiling(rowTiles, warps, slots, BlocksOf(warps));
+
+        int SlotsOf(int warps)
+        {
+            int blocks = Math.Min((groups + multiprocessors - 1) / multiprocessors, BlocksOf(warps));
+            return Math.Min(MostRingBytes, device.SharedMemoryPerMultiprocessor * 3 / 5 / (blocks * warps)) / (rowTiles * unitBytes);
+        }
     }
+
+    /// <summary>Blocks that share a multiprocessor with the next kernel's.</summary>
+    private static int BlocksOf(int warps) => warps == 4 ? 3 : MostBlocks(warps);
 
     /// <summary>Blocks of so many warps that a multiprocessor's registers hold, the next kernel's included: 96, 80 or 128 a thread.</summary>
     internal static int MostBlocks(int warps) => warps == 4 ? 5 : 24 / warps;
+
+    /// <summary>Floats from a token to the next in the warps' sums. 4: a warp's stores fall in 32 banks.</summary>
+    internal int PartialStride => (RowTiles * TileOutputs) + 4;
+
+    /// <summary>Bytes of the warps' sums.</summary>
+    internal int PartialBytes => Warps * GemvEpilogue.MostTokens * PartialStride * sizeof(float);
 
     /// <summary>Results that a block has at once: of a gated product half of its outputs.</summary>
     internal int ResultsOfGroup(bool gated) => gated ? TileOutputs : RowTiles * TileOutputs;

@@ -9,6 +9,7 @@ public static class KernelCatalog
 {
     private static readonly ElementType[] _activations = [ElementType.BF16, ElementType.F16];
     private static readonly ElementType[] _caches = [ElementType.F32, ElementType.F16, ElementType.BF16, ElementType.E4M3, ElementType.E5M2, ElementType.S8];
+    private static readonly DeviceInfo _h200 = new("H200", 9, 0, 0, 132, 227 << 10, 228 << 10, 2048, 50 << 20, 141L << 30); // what tilings are chosen for
     private static readonly MatmulScale[] _float8Scales = [MatmulScale.Row, MatmulScale.RowGroup128];
 
     // hidden, intermediate, query heads, key and value heads, head width, norms of queries and keys
@@ -103,7 +104,7 @@ public static class KernelCatalog
                     (new(weights, type, ElementType.F32, scale), 152064), (new(weights, type, type, scale, Gated: true), 37888),
                 ];
                 foreach ((DenseProduct product, int outputs) in products) // the number of warps is in constants only
-                    yield return DenseGemvKernel.Build(target, product, DenseGemvKernel.TilingFor(product, outputs, 132));
+                    yield return DenseGemvKernel.Build(target, product, DenseGemvKernel.TilingFor(product, outputs, 3584, _h200));
                 foreach (GemmTiling tiling in GemmTilings(target, GemmTiling.MostRows, all: scale == MatmulScale.None).Distinct())
                     yield return DenseGemmKernel.Build(target, new DenseProduct(weights, type, ElementType.F32, scale, Accumulate: true), tiling);
             }
@@ -134,7 +135,7 @@ public static class KernelCatalog
                 (PackedProduct Product, int Outputs)[] products =
                     [(new(format, type, type, Bias: true), 4608), (new(format, type, ElementType.F32, Accumulate: true), 896), (new(format, type, ElementType.F32), 152064), (new(format, type, type, Gated: true), 37888)];
                 foreach ((PackedProduct product, int outputs) in products)
-                    yield return PackedGemvKernel.Build(target, product, PackedGemvKernel.TilingFor(product, new PackedMatrix(outputs, 3584, format), 132));
+                    yield return PackedGemvKernel.Build(target, product, PackedGemvKernel.TilingFor(product, new PackedMatrix(outputs, 3584, format), _h200));
             }
 
             foreach (GemmTiling tiling in GemmTilings(target, PackedGemmKernel.MostRows(format), all: format == formats[0]).Distinct()) // with F16 only constants differ

@@ -24,13 +24,13 @@ public sealed class PackedGemvKernel(KernelCache cache, PackedProduct product, G
 
     /// <summary>The kernel for a matrix.</summary>
     public PackedGemvKernel(KernelCache cache, PackedProduct product, PackedMatrix matrix)
-        : this(cache, product, TilingFor(product, matrix, cache.Device.Info.Multiprocessors))
+        : this(cache, product, TilingFor(product, matrix, cache.Device.Info))
     {
     }
 
     /// <summary>The tiling for a matrix.</summary>
-    public static GemvTiling TilingFor(PackedProduct product, PackedMatrix matrix, int multiprocessors) =>
-        GemvTiling.For(matrix.Outputs, product.Gated, UnitBytes(product.Format), multiprocessors);
+    public static GemvTiling TilingFor(PackedProduct product, PackedMatrix matrix, DeviceInfo device) =>
+        GemvTiling.For(matrix.Outputs, product.Gated, (matrix.Inputs + UnitInputs - 1) / UnitInputs, UnitBytes(product.Format), device);
 
     /// <summary>The kernel for a product.</summary>
     public static PtxKernel Build(PtxTarget target, PackedProduct product, GemvTiling tiling)

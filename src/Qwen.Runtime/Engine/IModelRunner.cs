@@ -15,6 +15,9 @@ internal interface IModelRunner
     /// <summary>What chooses tokens where the logits lie; null where that is on the host.</summary>
     LogitSampler? Sampler { get; }
 
+    /// <summary>A batch may have the complement of a logit row of the step before for a token: the one that <see cref="Sampler"/> chose for it.</summary>
+    bool ReadsItsChoices { get; }
+
     /// <summary>The logits of a row of the last step, over the tokens that may be sampled. Free to change until the next step.</summary>
     Span<float> Logits(int row);
 }
@@ -23,6 +26,8 @@ internal interface IModelRunner
 internal sealed class ModelRunner(LoadedModel model) : IModelRunner
 {
     public LogitSampler? Sampler { get; } = model.Options.SamplesOnHost ? null : model.Network.Sampler;
+
+    public bool ReadsItsChoices { get; } = !model.Options.SamplesOnHost && model.Network.ReadsItsChoices;
 
     public void CopyBlocks(ReadOnlySpan<BlockCopy> copies) => model.Cache.CopyBlocks(copies);
 

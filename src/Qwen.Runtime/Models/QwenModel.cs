@@ -82,6 +82,12 @@ public sealed class QwenModel : IDisposable
     /// <summary>What chooses the tokens of a step where its logits lie; null where that is on the host.</summary>
     public LogitSampler? Sampler => _stages[^1].Sampler;
 
+    /// <summary>
+    /// A batch may have, in place of a token's id, the complement of a logit row of the step before: the token that was chosen for it. So a step can be on
+    /// its way before the host knows what it reads.
+    /// </summary>
+    internal bool ReadsItsChoices => _stages.Count == 1 && Sampler is not null;
+
     /// <summary>The logits [VocabularySize] of a row of the last step's <see cref="Batch.LogitRows"/>. Valid, and free to change, until the next step.</summary>
     public Span<float> Logits(int row) => _stages[^1].Logits(row);
 

@@ -60,12 +60,12 @@ public sealed class RowKernelTests
         foreach (int columns in _widths)
         {
             const int Vocabulary = 7;
-            int[] tokens = [6, 0, 3, 3];
+            int[] tokens = [6, 0, 3, 3, 5, 1], ids = [6, 0, 3, 3, ~2, ~0], chosen = [~1, 4, 5]; // rows of the step before, one of which had no choice
             float[] rows = machine.Values(table, Vocabulary * columns), scales = machine.Values(ElementType.F32, Vocabulary);
             DeviceBuffer hidden = machine.Empty(ElementType.F32, tokens.Length * columns);
 
             new EmbeddingKernel(machine.Cache, table, columns, scale).Launch(
-                machine.Stream, machine.Buffer<int>(tokens).Pointer, machine.Buffer(table, rows).Pointer, hidden.Pointer, tokens.Length, machine.Buffer(ElementType.F32, scales).Pointer);
+                machine.Stream, machine.Buffer<int>(ids).Pointer, machine.Buffer(table, rows).Pointer, hidden.Pointer, tokens.Length, machine.Buffer(ElementType.F32, scales).Pointer, machine.Buffer<int>(chosen).Pointer);
 
             float[] expected = [.. tokens.SelectMany(token => rows.AsSpan(token * columns, columns).ToArray().Select(value =>
                 scale switch { MatmulScale.Row => value * scales[token], MatmulScale.Tensor => value * scales[0], _ => value }))];

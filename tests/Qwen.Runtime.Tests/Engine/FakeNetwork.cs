@@ -18,6 +18,8 @@ internal sealed class FakeNetwork(int vocabulary) : IModelRunner
 
     public LogitSampler? Sampler => null;
 
+    public bool ReadsItsChoices => false;
+
     /// <summary>The likeliest token after one.</summary>
     public int After(int token) => ((token * 7) + 3) % vocabulary;
 

@@ -23,6 +23,7 @@ internal sealed unsafe class CudaBackend : IBackend
     private readonly IDeviceEvent? _written;
     private readonly DevicePointer _gateUp, _attention;
     private CudaKvCache _cache = null!; // the step's, from Begin on
+    private DevicePointer _chosen; // the tokens of the step before, which a batch may refer to
     private long _steps; // so far
     private bool _isLoading = true;
 
@@ -70,7 +71,12 @@ internal sealed unsafe class CudaBackend : IBackend
     }
 
     /// <inheritdoc/>
-    public LogitSampler AllocateSampler(Activations logits) => new CudaSampler(this, _ops is null ? null : _device, _ops, (CudaActivations)logits, Take);
+    public LogitSampler AllocateSampler(Activations logits)
+    {
+        var sampler = new CudaSampler(this, _ops is null ? null : _device, _ops, (CudaActivations)logits, Take);
+        _chosen = sampler.Chosen;
+        return sampler;
+    }
 
     /// <inheritdoc/>
     public LinearWeights LoadLinear(IReadOnlyList<StoredMatrix> matrices, IReadOnlyList<Tensor?> biases) => CudaLinear.Load(_loader, matrices, biases);
@@ -111,7 +117,7 @@ internal sealed unsafe class CudaBackend : IBackend
     public void Embed(LinearWeights table, Activations hidden)
     {
         var dense = (DenseLinear)table;
-        _ops!.Embedding(_settings.Type, dense.Inputs).Launch(_ops.Stream, _step.Tokens, dense.Weights, Pointer(hidden), _step.TokenRows);
+        _ops!.Embedding(_settings.Type, dense.Inputs).Launch(_ops.Stream, _step.Tokens, dense.Weights, Pointer(hidden), _step.TokenRows, chosen: _chosen);
     }
 
     /// <inheritdoc/>

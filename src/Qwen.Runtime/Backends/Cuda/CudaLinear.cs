@@ -52,7 +52,7 @@ internal abstract class CudaLinear(int inputs, int outputs, CudaBias biases) : L
     {
         product = product with { Bias = Biases.Exists };
         if (rows <= DenseGemvKernel.MostTokens)
-            ops.DenseGemv(product, Outputs).Launch(ops.Stream, weights, scales, x, Biases.Single, y, Outputs, Inputs, rows);
+            ops.DenseGemv(product, Outputs, Inputs).Launch(ops.Stream, weights, scales, x, Biases.Single, y, Outputs, Inputs, rows);
         else
             ops.DenseGemm(product, Outputs, rows).Launch(ops.Stream, weights, scales, x, Biases.Single, y, Outputs, Inputs, rows, ops.PartialSums);
     }

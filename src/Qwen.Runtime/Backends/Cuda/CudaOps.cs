@@ -73,8 +73,8 @@ internal sealed class CudaOps(IDevice device, ElementType type, int rows) : IDis
 
     public QuantizeKernel Quantize(int columns, MatmulScale scale) => Get(_quantize, (Type, columns, scale), static (cache, key) => new QuantizeKernel(cache, key.Item1, key.Item2, key.Item3));
 
-    public DenseGemvKernel DenseGemv(DenseProduct product, int outputs) =>
-        Get(_denseGemv, (product, DenseGemvKernel.TilingFor(product, outputs, device.Info.Multiprocessors)), static (cache, key) => new DenseGemvKernel(cache, key.Item1, key.Item2));
+    public DenseGemvKernel DenseGemv(DenseProduct product, int outputs, int inputs) =>
+        Get(_denseGemv, (product, DenseGemvKernel.TilingFor(product, outputs, inputs, device.Info)), static (cache, key) => new DenseGemvKernel(cache, key.Item1, key.Item2));
 
     public RopeAndStoreKernel RopeAndStore(in AttentionShape shape) => Get(_rope, shape, static (cache, shape) => new RopeAndStoreKernel(cache, shape.RopeAndStore));
 
@@ -83,7 +83,7 @@ internal sealed class CudaOps(IDevice device, ElementType type, int rows) : IDis
     public PrefillAttentionKernel Prefill(in AttentionShape shape) => Get(_prefill, shape, static (cache, shape) => new PrefillAttentionKernel(cache, shape));
 
     public PackedGemvKernel PackedGemv(in PackedProduct product, PackedMatrix matrix) => Get(
-        _gemv, (product, PackedGemvKernel.TilingFor(product, matrix, device.Info.Multiprocessors)), static (cache, key) => new PackedGemvKernel(cache, key.Item1, key.Item2));
+        _gemv, (product, PackedGemvKernel.TilingFor(product, matrix, device.Info)), static (cache, key) => new PackedGemvKernel(cache, key.Item1, key.Item2));
 
     public PackedGemmKernel PackedGemm(in PackedProduct product, PackedMatrix matrix, int rows) => Get(
         _packedGemm, (product, PackedGemmKernel.TilingFor(_cache.Target, matrix, rows, device.Info.Multiprocessors)), static (cache, key) => new PackedGemmKernel(cache, key.Item1, key.Item2));
