@@ -34,6 +34,7 @@ public sealed class PackedMatrix
     public const int TileOutputs = 16;
 
     internal const int TileBytes = 512;
+    private const int TilesTogether = 8; // that a thread packs one after the other: AWQ has 128 outputs in a line of the cache, which is then still there
     internal const int OutputMultiple = 128; // what a block of the widest kernel reads without asking
     private const int MostExtent = 1 << 22; // so that a byte of a row tile fits 32 bits
     private const float MostHalf = 65504;
@@ -107,13 +108,17 @@ public sealed class PackedMatrix
         {
             (nint toCodes, nint toScales) = ((nint)codesAt, (nint)scalesAt);
             Parallel.For(
-                0, tiles, () => new Scratch(this),
-                (tile, _, scratch) =>
+                0, (tiles + TilesTogether - 1) / TilesTogether, () => new Scratch(this),
+                (part, _, scratch) =>
                 {
-                    PackTile(
-                        source, firstTile + tile, scratch,
-                        new Span<byte>((void*)(toCodes + (nint)(tile * RowTileCodeBytes)), (int)RowTileCodeBytes),
-                        new Span<byte>((void*)(toScales + (nint)(tile * RowTileScaleBytes)), (int)RowTileScaleBytes));
+                    for (int tile = part * TilesTogether; tile < Math.Min((part + 1) * TilesTogether, tiles); tile++)
+                    {
+                        PackTile(
+                            source, firstTile + tile, scratch,
+                            new Span<byte>((void*)(toCodes + (nint)(tile * RowTileCodeBytes)), (int)RowTileCodeBytes),
+                            new Span<byte>((void*)(toScales + (nint)(tile * RowTileScaleBytes)), (int)RowTileScaleBytes));
+                    }
+
                     return scratch;
                 },
                 _ => { });

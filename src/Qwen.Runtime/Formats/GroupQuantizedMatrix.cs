@@ -58,26 +58,22 @@ public sealed unsafe class GroupQuantizedMatrix : StoredMatrix
         ? Field(Codes, column, row, AwqNibble(row))
         : Field(Codes, column / PerWord, row * PerWord, column % PerWord);
 
-    /// <summary>The codes of some rows, word by word: [rows, Columns], a code a byte.</summary>
+    /// <summary>The codes of some rows: [rows, Columns], a code a byte.</summary>
     /// <param name="firstRow">The first row.</param>
     /// <param name="rows">How many.</param>
     /// <param name="order">The column that each place gets; empty for their own order.</param>
     /// <param name="codes">Where to.</param>
     public void ReadCodes(int firstRow, int rows, ReadOnlySpan<int> order, Span<byte> codes)
     {
-        uint* words = (uint*)Codes.Data;
-        int perWord = PerWord, lineWords = (int)Codes.Shape[1], bits = Bits;
-        byte mask = (byte)((1 << bits) - 1);
-        for (int c = 0; c < Columns; c++) // columns outside: that is how they lie in memory
+        ArgumentOutOfRangeException.ThrowIfNotEqual(codes.Length, rows * Columns, nameof(codes));
+        fixed (byte* to = codes)
         {
-            int column = order.IsEmpty ? c : order[c], shift = column % perWord * bits;
-            uint* line = words + ((long)(IsAwq ? column : column / perWord) * lineWords);
-            for (int r = 0; r < rows; r++)
-            {
-                int row = firstRow + r;
-                uint word = Unsafe.ReadUnaligned<uint>(IsAwq ? line + (row / AwqRows) : line + row);
-                codes[(r * Columns) + c] = (byte)((word >> (IsAwq ? AwqNibble(row) * 4 : shift)) & mask);
-            }
+            if (IsAwq && firstRow % AwqRows == 0 && rows % AwqRows == 0)
+                ReadAwq(firstRow, rows, order, to);
+            else if (!IsAwq && Bits == 4 && order.IsEmpty && Columns % PerWord == 0)
+                ReadGptq4(firstRow, rows, to);
+            else
+                ReadEach(firstRow, rows, order, codes);
         }
     }
 
@@ -102,6 +98,50 @@ public sealed unsafe class GroupQuantizedMatrix : StoredMatrix
     }
 
     private const int AwqRows = 8; // of a word
+
+    // Columns outside, here and below: that is how they lie in memory.
+    private void ReadAwq(int firstRow, int rows, ReadOnlySpan<int> order, byte* codes)
+    {
+        long lineWords = Codes.Shape[1];
+        for (int c = 0; c < Columns; c++)
+        {
+            byte* line = Codes.Data + ((((order.IsEmpty ? c : order[c]) * lineWords) + (firstRow / AwqRows)) * sizeof(uint));
+            byte* to = codes + c;
+            for (int r = 0; r < rows; r += AwqRows, line += sizeof(uint))
+            {
+                uint word = Unsafe.ReadUnaligned<uint>(line);
+                for (int i = 0; i < AwqRows; i++, to += Columns)
+                    *to = (byte)((word >> (AwqNibble(i) * 4)) & 15);
+            }
+        }
+    }
+
+    private void ReadGptq4(int firstRow, int rows, byte* codes)
+    {
+        long lineWords = Codes.Shape[1];
+        for (int c = 0; c < Columns; c += 8)
+        {
+            byte* line = Codes.Data + ((((c / 8) * lineWords) + firstRow) * sizeof(uint));
+            for (int r = 0; r < rows; r++)
+            {
+                // nibbles to bytes, halving the distance three times
+                ulong spread = Unsafe.ReadUnaligned<uint>(line + (r * sizeof(uint)));
+                spread = (spread | (spread << 16)) & 0x0000ffff0000ffff;
+                spread = (spread | (spread << 8)) & 0x00ff00ff00ff00ff;
+                spread = (spread | (spread << 4)) & 0x0f0f0f0f0f0f0f0f;
+                Unsafe.WriteUnaligned(codes + ((long)r * Columns) + c, spread);
+            }
+        }
+    }
+
+    private void ReadEach(int firstRow, int rows, ReadOnlySpan<int> order, Span<byte> codes)
+    {
+        for (int c = 0; c < Columns; c++)
+        {
+            for (int r = 0; r < rows; r++)
+                codes[(r * Columns) + c] = (byte)Code(firstRow + r, order.IsEmpty ? c : order[c]);
+        }
+    }
 
     private int PerWord => 32 / Bits;
 

@@ -6,7 +6,7 @@ namespace Qwen.Runtime.Tests.Cuda;
 /// <summary>A device that takes every call and computes nothing: what is left is the host's work. Memory it gives is the host's, all zeros.</summary>
 internal sealed class IdleDevice : IDevice, IDeviceStream, IDeviceEvent, IDeviceModule, IDeviceFunction, IDeviceGraph
 {
-    public DeviceInfo Info { get; } = new("idle", 9, 0, 84, 8, 227 << 10, 228 << 10, 2048, 32 << 20, 1L << 30);
+    public DeviceInfo Info { get; } = new("idle", 9, 0, 84, 8, 227 << 10, 228 << 10, 2048, 32 << 20, 8L << 30);
 
     public long FreeMemory => Info.MemoryBytes;
 
