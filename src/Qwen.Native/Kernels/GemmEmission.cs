@@ -210,7 +210,7 @@ internal sealed class GemmEmission
     /// <param name="hasEnd">Whether it has the tile's last.</param>
     private void Finish(U32 tile, U32 stage, U32 hasEnd)
     {
-        int vectors = _tiling.Rows / 8, blockBytes = _tiling.Outputs * _tiling.Rows * sizeof(float);
+        int blockBytes = _tiling.Outputs * _tiling.Rows * sizeof(float);
         Global partial = (_workspace + FlagBytes).At(_k.Thread, 16);
         _k.If(
             hasEnd.Is(0),
@@ -228,37 +228,54 @@ internal sealed class GemmEmission
             () =>
             {
                 using (_k.If(stage > 0, uniform: true))
-                {
-                    U32 first = tile * _stages / _run;
-                    using (_k.For(first, _k.BlockX, out U32 block))
-                    {
-                        using (_k.While(() => _k.LoadAcquire(_workspace.At(block, sizeof(uint))).Is(0)))
-                        {
-                        }
-
-                        Global others = partial.At(block, blockBytes);
-                        F32[][] parts = [.. Enumerable.Range(0, vectors).Select(i => _k.LoadVector<F32>(others + (i * _k.Threads * 16), 4, CacheHint.L2Only))];
-                        ForEach((sums, i) =>
-                        {
-                            for (int c = 0; c < 4; c++)
-                                _k.AddInto(sums[c], parts[i][c]);
-                        });
-                    }
-
-                    _k.Barrier();
-                    using (_k.For(first + _k.Thread, _k.BlockX, _k.Threads, out U32 taken))
-                        _k.Store<U32>(_workspace.At(taken, sizeof(uint)), _k.Variable<U32>(0));
-                }
-
+                    AddParts(tile * _stages / _run, partial, blockBytes);
                 Store(tile);
             });
         ForEach((sums, _) => Array.ForEach(sums, sum => _k.Set<F32>(sum, 0f)));
+    }
 
-        void ForEach(Action<F32[], int> action)
+    /// <summary>Adds what other blocks left of this tile, in their order, from the first on.</summary>
+    private void AddParts(U32 first, Global partial, int blockBytes)
+    {
+        using (_k.For(first + _k.Thread, _k.BlockX, _k.Threads, out U32 block))
         {
-            for (int i = 0; i < vectors; i++)
-                action(_sums[(i * 4)..((i * 4) + 4)], i);
+            Global flag = _workspace.At(block, sizeof(uint));
+            using (_k.While(() => _k.LoadAcquire(flag).Is(0)))
+            {
+            }
+
+            _k.Store(flag, _k.Variable<U32>(0));
         }
+
+        _k.Barrier();
+        int atOnce = Math.Max(1, 128 / _tiling.Rows); // whose sums are on their way together, in 64 registers
+        using (_k.For(first, _k.BlockX, atOnce, out U32 next))
+        {
+            var parts = new List<F32[]>[atOnce];
+            for (int i = 0; i < atOnce; i++)
+            {
+                Pred exists = next + i < _k.BlockX;
+                Global others = partial.At(_k.Min(next + i, _k.BlockX), blockBytes);
+                parts[i] = [];
+                ForEach((_, vector) => parts[i].Add(_k.LoadVector<F32>(others + (vector * _k.Threads * 16), 4, CacheHint.L2Only, exists)));
+            }
+
+            foreach (List<F32[]> part in parts)
+            {
+                ForEach((sums, vector) =>
+                {
+                    for (int c = 0; c < 4; c++)
+                        _k.AddInto(sums[c], part[vector][c]);
+                });
+            }
+        }
+    }
+
+    /// <summary>The sums, four of a C fragment at a time.</summary>
+    private void ForEach(Action<F32[], int> action)
+    {
+        for (int i = 0; i < _sums.Length / 4; i++)
+            action(_sums[(i * 4)..((i * 4) + 4)], i);
     }
 
     /// <summary>Stores the sums from where they are: a warp's store is eight outputs of four rows.</summary>
