@@ -105,13 +105,13 @@ internal sealed class DenseGemmCheck : ICheck
         }
     }
 
-    /// <summary>Sums of the same products in another order.</summary>
+    /// <summary>Sums of the same products in another order, by units that cut bits off as they add. A term that is missing would be a hundredth.</summary>
     private static void Compare(float[] expected, float[] actual, int outputs, GemmTiling tiling)
     {
         double squares = expected.Sum(value => (double)value * value);
-        float tolerance = (float)(2e-5 * Math.Sqrt(squares / expected.Length));
+        float tolerance = (float)(2e-4 * Math.Sqrt(squares / expected.Length));
         for (int i = 0; i < expected.Length; i++)
-            CheckSession.True(Math.Abs(expected[i] - actual[i]) <= tolerance + (1e-5f * Math.Abs(expected[i])), $"{tiling}: y[{i / outputs}, {i % outputs}] is {actual[i]:g9}, not {expected[i]:g9}");
+            CheckSession.True(Math.Abs(expected[i] - actual[i]) <= tolerance + (1e-4f * Math.Abs(expected[i])), $"{tiling}: y[{i / outputs}, {i % outputs}] is {actual[i]:g9}, not {expected[i]:g9}");
     }
 
     private static DeviceBuffer Scales(CheckSession session) => session.Upload<float>([.. Enumerable.Range(0, 1 << 18).Select(i => 0.5f + (i % 97 / 97f))]);
