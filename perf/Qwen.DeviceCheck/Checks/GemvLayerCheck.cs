@@ -31,11 +31,11 @@ internal sealed class GemvLayerCheck : ICheck
         foreach (Weights weights in All())
         {
             using var memory = new Memory(session, weights);
-            foreach (int tokens in (int[])[1, 8])
+            foreach ((int tokens, Norms norms) in from tokens in (int[])[1, 8] from norms in (Norms[])[Norms.Kernels, Norms.Fused] select (tokens, norms))
             {
-                session.Case($"{weights}, {tokens}", () =>
+                session.Case($"{weights}, {tokens}, norms: {norms}", () =>
                 {
-                    Action<bool> run = Chain(session, cache, weights, memory, tokens, null, norms: true, layers: 4);
+                    Action<bool> run = Chain(session, cache, weights, memory, tokens, null, norms, layers: 4);
                     byte[] Result(bool alone)
                     {
                         memory.Reset(session);
@@ -60,12 +60,13 @@ internal sealed class GemvLayerCheck : ICheck
             using var memory = new Memory(session, weights);
             double bytes = _parts.Sum(weights.Bytes);
             foreach (int tokens in (int[])[1, 4, 8])
-                Measure($"{weights} layer, {tokens}", tokens, null, norms: false);
-            Measure($"{weights} layer with norms, 1", 1, null, norms: true);
+                Measure($"{weights} layer, {tokens}", tokens, null, Norms.None);
+            Measure($"{weights} layer with norms, 1", 1, null, Norms.Kernels);
+            Measure($"{weights} layer with fused norms, 1", 1, null, Norms.Fused);
             foreach ((string part, GemvTiling tiling) in _others.Where(_ => weights.IsTuned))
-                Measure($"{weights} layer, 1: {part} by {tiling} on {tiling.Blocks}, not {weights.Tiling(_parts.Single(p => p.Name == part), session.Device.Info)}", 1, (part, tiling), norms: false);
+                Measure($"{weights} layer, 1: {part} by {tiling} on {tiling.Blocks}, not {weights.Tiling(_parts.Single(p => p.Name == part), session.Device.Info)}", 1, (part, tiling), Norms.None);
 
-            void Measure(string name, int tokens, (string, GemvTiling)? other, bool norms)
+            void Measure(string name, int tokens, (string, GemvTiling)? other, Norms norms)
             {
                 Action<bool> run;
                 try
@@ -95,9 +96,10 @@ internal sealed class GemvLayerCheck : ICheck
     ];
 
     /// <summary>What puts some layers on the stream; alone, each kernel ends before the next begins.</summary>
-    private static Action<bool> Chain(CheckSession session, KernelCache cache, Weights weights, Memory memory, int tokens, (string Part, GemvTiling Tiling)? other, bool norms, int layers)
+    private static Action<bool> Chain(CheckSession session, KernelCache cache, Weights weights, Memory memory, int tokens, (string Part, GemvTiling Tiling)? other, Norms norms, int layers)
     {
-        Launch[] products = [.. _parts.Select(part => weights.Product(cache, session.Stream, part, other is { } o && o.Part == part.Name ? o.Tiling : weights.Tiling(part, session.Device.Info)))];
+        GemvTiling[] tilings = [.. _parts.Select(part => other is { } o && o.Part == part.Name ? o.Tiling : weights.Tiling(part, session.Device.Info))];
+        Launch[] products = [.. _parts.Zip(tilings, (part, tiling) => weights.Product(cache, session.Stream, part, tiling, norms != Norms.Fused ? FusedNorm.None : part.Accumulate ? FusedNorm.OfResult : FusedNorm.OfInput))];
         var norm = new RmsNormKernel(cache, ElementType.BF16, Hidden);
         return alone =>
         {
@@ -106,12 +108,13 @@ internal sealed class GemvLayerCheck : ICheck
                 DevicePointer at = memory.Weights.Pointer + (layer % Copies * memory.LayerBytes);
                 for (int i = 0; i < products.Length; i++)
                 {
-                    if (norms && i is 0 or 2)
+                    if (norms == Norms.Kernels && i is 0 or 2)
                         Run(() => norm.Launch(session.Stream, memory.Hidden.Pointer, memory.Ones.Pointer, 1e-6f, memory.Normed.Pointer, tokens));
                     (DeviceBuffer x, DeviceBuffer y) = i switch { 0 => (memory.Normed, memory.Qkv), 1 => (memory.Qkv, memory.Hidden), 2 => (memory.Normed, memory.Activated), _ => (memory.Activated, memory.Hidden) };
                     DevicePointer w = at;
                     Launch product = products[i];
-                    Run(() => product(w, memory.Ones.Pointer, x.Pointer, y.Pointer, tokens));
+                    var fused = new FusedNormArguments(memory.Squares.Pointer, tilings[(i + 3) % 4].Groups(Hidden, gated: false), 1e-6f, memory.Ones.Pointer, memory.Normed.Pointer);
+                    Run(() => product(w, memory.Ones.Pointer, x.Pointer, y.Pointer, tokens, fused));
                     at += memory.Place(_parts[i]);
                 }
             }
@@ -125,8 +128,16 @@ internal sealed class GemvLayerCheck : ICheck
         };
     }
 
+    /// <summary>What becomes of the norms before qkv and before gate and up.</summary>
+    private enum Norms
+    {
+        None,
+        Kernels,
+        Fused,
+    }
+
     /// <summary>y from x, and the weights, with ones as scales and biases.</summary>
-    private delegate void Launch(DevicePointer weights, DevicePointer ones, DevicePointer x, DevicePointer y, int tokens);
+    private delegate void Launch(DevicePointer weights, DevicePointer ones, DevicePointer x, DevicePointer y, int tokens, in FusedNormArguments norm);
 
     private sealed record Part(string Name, int Outputs, int Inputs, bool Bias = false, bool Accumulate = false, bool Gated = false);
 
@@ -137,7 +148,7 @@ internal sealed class GemvLayerCheck : ICheck
 
         public abstract GemvTiling Tiling(Part part, DeviceInfo device);
 
-        public abstract Launch Product(KernelCache cache, IDeviceStream stream, Part part, GemvTiling tiling);
+        public abstract Launch Product(KernelCache cache, IDeviceStream stream, Part part, GemvTiling tiling, FusedNorm norm);
 
         /// <summary>Bytes that stand for small weights, over and over.</summary>
         public abstract byte[] Values(Part part);
@@ -156,11 +167,11 @@ internal sealed class GemvLayerCheck : ICheck
 
         public override GemvTiling Tiling(Part part, DeviceInfo device) => PackedGemvKernel.TilingFor(ProductOf(part), Matrix(part), device);
 
-        public override Launch Product(KernelCache cache, IDeviceStream stream, Part part, GemvTiling tiling)
+        public override Launch Product(KernelCache cache, IDeviceStream stream, Part part, GemvTiling tiling, FusedNorm norm)
         {
             PackedMatrix matrix = Matrix(part);
-            var kernel = new PackedGemvKernel(cache, ProductOf(part), tiling);
-            return (weights, ones, x, y, tokens) => kernel.Launch(stream, matrix, weights, x, ones, y, tokens);
+            var kernel = new PackedGemvKernel(cache, ProductOf(part) with { Norm = norm }, tiling);
+            return (weights, ones, x, y, tokens, in fused) => kernel.Launch(stream, matrix, weights, x, ones, y, tokens, fused);
         }
 
         public override byte[] Values(Part part)
@@ -189,10 +200,10 @@ internal sealed class GemvLayerCheck : ICheck
 
         public override GemvTiling Tiling(Part part, DeviceInfo device) => DenseGemvKernel.TilingFor(ProductOf(part), part.Outputs, part.Inputs, device);
 
-        public override Launch Product(KernelCache cache, IDeviceStream stream, Part part, GemvTiling tiling)
+        public override Launch Product(KernelCache cache, IDeviceStream stream, Part part, GemvTiling tiling, FusedNorm norm)
         {
-            var kernel = new DenseGemvKernel(cache, ProductOf(part), tiling);
-            return (weights, ones, x, y, tokens) => kernel.Launch(stream, weights, ones, x, ones, y, part.Outputs, part.Inputs, tokens);
+            var kernel = new DenseGemvKernel(cache, ProductOf(part) with { Norm = norm }, tiling);
+            return (weights, ones, x, y, tokens, in fused) => kernel.Launch(stream, weights, ones, x, ones, y, part.Outputs, part.Inputs, tokens, fused);
         }
 
         public override byte[] Values(Part part) => SmallFloats.Random(new Random(part.Outputs), type, 1 << 20).Bytes;
@@ -213,6 +224,7 @@ internal sealed class GemvLayerCheck : ICheck
             LayerBytes = _parts.Sum(Place);
             Weights = session.Device.Allocate(Copies * LayerBytes);
             Ones = session.Upload<float>([.. Enumerable.Repeat(0.01f, 2 * Intermediate)]);
+            Squares = session.Device.Allocate(8L * (GemvLayerCheck.Hidden / GemvTiling.TileOutputs) * sizeof(float));
             (Hidden, Normed, Qkv, Activated) = (Take(GemvLayerCheck.Hidden * 2), Take(GemvLayerCheck.Hidden), Take(4608), Take(Intermediate));
             DevicePointer to = Weights.Pointer;
             foreach (Part part in _parts)
@@ -235,6 +247,8 @@ internal sealed class GemvLayerCheck : ICheck
 
         public DeviceBuffer Ones { get; }
 
+        public DeviceBuffer Squares { get; }
+
         public DeviceBuffer Hidden { get; }
 
         public DeviceBuffer Normed { get; }
@@ -250,7 +264,9 @@ internal sealed class GemvLayerCheck : ICheck
         /// <summary>The hidden state that a chain begins with.</summary>
         public void Reset(CheckSession session)
         {
+            using DeviceBuffer squares = session.Upload<float>([.. Enumerable.Repeat(16f, (int)(Squares.ByteCount / sizeof(float)))]);
             using DeviceBuffer hidden = session.Upload<byte>(SmallFloats.Random(new Random(3), ElementType.F32, 8 * GemvLayerCheck.Hidden).Bytes), normed = session.Upload<byte>(SmallFloats.Random(new Random(4), ElementType.BF16, 8 * GemvLayerCheck.Hidden).Bytes);
+            session.Stream.Copy(Squares.Pointer, squares.Pointer, squares.ByteCount);
             session.Stream.Copy(Hidden.Pointer, hidden.Pointer, hidden.ByteCount);
             session.Stream.Copy(Normed.Pointer, normed.Pointer, normed.ByteCount);
             session.Stream.Synchronize();
@@ -258,7 +274,7 @@ internal sealed class GemvLayerCheck : ICheck
 
         public void Dispose()
         {
-            foreach (DeviceBuffer buffer in (DeviceBuffer[])[Weights, Ones, Hidden, Normed, Qkv, Activated])
+            foreach (DeviceBuffer buffer in (DeviceBuffer[])[Weights, Ones, Squares, Hidden, Normed, Qkv, Activated])
                 buffer.Dispose();
         }
     }

@@ -45,22 +45,24 @@ public sealed class DenseGemvKernel(KernelCache cache, DenseProduct product, Gem
     /// <param name="outputs">Rows of W.</param>
     /// <param name="inputs">Columns of W, a multiple of <see cref="DenseProduct.InputsMultiple"/>.</param>
     /// <param name="tokens">1 to 8.</param>
-    public void Launch(IDeviceStream stream, DevicePointer weights, DevicePointer scales, DevicePointer x, DevicePointer bias, DevicePointer y, int outputs, int inputs, int tokens)
+    /// <param name="norm">Where the product has part in a norm.</param>
+    public void Launch(IDeviceStream stream, DevicePointer weights, DevicePointer scales, DevicePointer x, DevicePointer bias, DevicePointer y, int outputs, int inputs, int tokens, in FusedNormArguments norm = default)
     {
         ArgumentOutOfRangeException.ThrowIfNegativeOrZero(outputs);
         ArgumentOutOfRangeException.ThrowIfNegativeOrZero(inputs);
         ArgumentOutOfRangeException.ThrowIfNotEqual(inputs % product.InputsMultiple, 0, nameof(inputs));
         ArgumentOutOfRangeException.ThrowIfGreaterThan((uint)(tokens - 1), (uint)MostTokens - 1, nameof(tokens));
+        norm.Check(product.Norm);
         if (product.Gated)
             ArgumentOutOfRangeException.ThrowIfNotEqual(outputs % 2, 0, nameof(outputs));
         if (product is { Gated: true, Scale: MatmulScale.Block128 })
             ArgumentOutOfRangeException.ThrowIfNotEqual(outputs / 2 % GemvTiling.TileOutputs, 0, nameof(outputs)); // a tile has one scale
-        int results = product.Gated ? outputs / 2 : outputs, resultsOfGroup = tiling.ResultsOfGroup(product.Gated), groups = (results + resultsOfGroup - 1) / resultsOfGroup;
+        int groups = tiling.Groups(outputs, product.Gated);
         Launch(
             stream, tiling.Grid(groups, _multiprocessors),
             [
-                Argument.Of(weights), Argument.Of(scales), Argument.Of(x), Argument.Of(bias), Argument.Of(y), Argument.Of(results), Argument.Of(groups), Argument.Of(inputs),
-                Argument.Of(tokens),
+                Argument.Of(weights), Argument.Of(scales), Argument.Of(x), Argument.Of(bias), Argument.Of(y), Argument.Of(product.Gated ? outputs / 2 : outputs), Argument.Of(groups), Argument.Of(inputs),
+                Argument.Of(tokens), Argument.Of(norm.Squares), Argument.Of(norm.Weight), Argument.Of(norm.Scaled), Argument.Of(norm.Parts), Argument.Of(norm.Epsilon),
             ],
             overlapPrevious: true);
     }
@@ -73,6 +75,7 @@ public sealed class DenseGemvKernel(KernelCache cache, DenseProduct product, Gem
     {
         private readonly Global _weights = k.Pointer("weights"), _scales = k.Pointer("scales"), _x = k.Pointer("x"), _bias = k.Pointer("bias"), _y = k.Pointer("y");
         private readonly U32 _results = k.Number("results"), _groups = k.Number("groups"), _inputs = k.Number("inputs"), _tokens = k.Number("tokens");
+        private readonly FusedNormEmission _norm = new(k, product.Norm, product.Activations);
         private readonly int _rowTiles = tiling.RowTiles, _xBytes = 2 / product.Weights.Bytes(); // bytes of x for a byte of a row of W
 
         private bool IsFloat8 => product.Weights == ElementType.E4M3;
@@ -96,14 +99,16 @@ public sealed class DenseGemvKernel(KernelCache cache, DenseProduct product, Gem
             for (int half = 0; half < 2; half++)
                 LoadX(x, half, token, k.Warp, member, bytesOfToken);
 
-            var epilogue = new GemvEpilogue(k, tiling, product.Gated, product.Result, _y, _results, _tokens)
+            var epilogue = new GemvEpilogue(k, tiling, product.Gated, product.Result, _y, _results, _groups, _tokens)
             {
+                Norm = _norm,
                 Scale = product.Scale is MatmulScale.Row or MatmulScale.Tensor
                     ? (output, exists) => k.Load<F32>(product.Scale == MatmulScale.Row ? _scales.At(output, sizeof(float)) : _scales, CacheHint.ReadOnly, exists)
                     : null,
                 Bias = product.Bias ? (output, exists) => k.Load<F32>(_bias.At(output, sizeof(float)), CacheHint.ReadOnly, exists) : null,
                 Accumulate = product.Accumulate,
             };
+            _norm.LoadInverses(_tokens, _inputs);
             F32[][] sums = [.. Enumerable.Range(0, _rowTiles).Select(_ => Zeros())];
             using (ring.Rows(out U32 rowGroup))
             {

@@ -11,8 +11,10 @@ namespace Qwen.Native.Kernels;
 /// <param name="Accumulate">y += W x; y is F32.</param>
 /// <param name="Bias">Add an F32 bias to every output.</param>
 /// <param name="Gated">W is a gate and an up projection, one above the other, and y[o] = SiLU(gate[o]) * up[o].</param>
+/// <param name="Norm">What it does of an RMS norm.</param>
 public readonly record struct DenseProduct(
-    ElementType Weights, ElementType Activations, ElementType Result, MatmulScale Scale = MatmulScale.None, bool Accumulate = false, bool Bias = false, bool Gated = false)
+    ElementType Weights, ElementType Activations, ElementType Result, MatmulScale Scale = MatmulScale.None, bool Accumulate = false, bool Bias = false, bool Gated = false,
+    FusedNorm Norm = FusedNorm.None)
 {
     /// <summary>Inputs come in multiples of this: 16 bytes of a row of W.</summary>
     public int InputsMultiple => 16 / Weights.Bytes();
@@ -30,9 +32,11 @@ public readonly record struct DenseProduct(
             throw new ArgumentOutOfRangeException(nameof(Scale), Scale, "must be Tensor, Row or Block128 for E4M3, and None for others.");
         if (Accumulate && Result != ElementType.F32)
             throw new ArgumentOutOfRangeException(nameof(Accumulate), Accumulate, "sums are kept in F32.");
+        if (Norm == FusedNorm.OfResult && (Result != ElementType.F32 || Gated))
+            throw new ArgumentOutOfRangeException(nameof(Norm), Norm, "the hidden state is F32, and not gated.");
     }
 
     /// <summary>For names of kernels.</summary>
     public override string ToString() =>
-        $"{PtxBuilder.Name(Weights)}{(Scale == MatmulScale.None ? "" : $"_{Scale.ToString().ToLowerInvariant()}")}_{PtxBuilder.Name(Activations)}_{PtxBuilder.Name(Result)}{(Accumulate ? "_add" : "")}{(Bias ? "_bias" : "")}{(Gated ? "_gated" : "")}";
+        $"{PtxBuilder.Name(Weights)}{(Scale == MatmulScale.None ? "" : $"_{Scale.ToString().ToLowerInvariant()}")}_{PtxBuilder.Name(Activations)}_{PtxBuilder.Name(Result)}{(Accumulate ? "_add" : "")}{(Bias ? "_bias" : "")}{(Gated ? "_gated" : "")}{Norm switch { FusedNorm.OfInput => "_normed", FusedNorm.OfResult => "_norm", _ => "" }}";
 }

@@ -13,8 +13,9 @@ namespace Qwen.Native.Kernels;
 /// <param name="type">Type of y.</param>
 /// <param name="y">[tokens, results].</param>
 /// <param name="results">Outputs; of a gated product half of them.</param>
+/// <param name="groups">Rows of tiles.</param>
 /// <param name="tokens">1 to 8.</param>
-internal sealed class GemvEpilogue(PtxBuilder k, GemvTiling tiling, bool gated, ElementType type, Global y, U32 results, U32 tokens)
+internal sealed class GemvEpilogue(PtxBuilder k, GemvTiling tiling, bool gated, ElementType type, Global y, U32 results, U32 groups, U32 tokens)
 {
     /// <summary>Most tokens: the columns of an mma.</summary>
     public const int MostTokens = 8;
@@ -31,17 +32,20 @@ internal sealed class GemvEpilogue(PtxBuilder k, GemvTiling tiling, bool gated, 
     /// <summary>It is added to what y holds.</summary>
     public bool Accumulate { get; init; }
 
+    /// <summary>What is done of a norm.</summary>
+    public required FusedNormEmission Norm { get; init; }
+
     /// <summary>Loads what goes with the sums of a row, before they are there.</summary>
     public Terms[] Load(U32 group)
     {
-        if (Scale is null && Bias is null && !Accumulate)
+        if (Scale is null && Bias is null && !Accumulate && !Norm.OfResult)
             return [];
         return [.. Results(group).Select(result =>
         {
             U32[] outputs = gated ? [result.Output, result.Output + results] : [result.Output];
             return new Terms(
                 Scale is null ? [] : [.. outputs.Select(o => Scale(o, result.Exists))], Bias is null ? [] : [.. outputs.Select(o => Bias(o, result.Exists))],
-                Accumulate ? k.Load<F32>(result.To, when: result.Exists) : null);
+                Accumulate ? k.Load<F32>(result.To, when: result.Exists) : null, Norm.OfResult ? Norm.Weight(result.Output, result.Exists) : null);
         })];
     }
 
@@ -63,20 +67,29 @@ internal sealed class GemvEpilogue(PtxBuilder k, GemvTiling tiling, bool gated, 
         k.Barrier();
         foreach ((Result result, int i) in Results(group).Select((result, i) => (result, i)))
         {
+            F32 stored = k.Variable<F32>(0f);
             using (k.If(result.Exists))
             {
                 Shared column = _partial.At(result.Column, sizeof(float));
-                F32 value = gated ? SwiGluKernel.Gated(k, [Sum(column, i, 0)], [Sum(column, i, 1)])[0] : Sum(column, i, 0);
-                k.StoreElements(type, result.To, [Accumulate ? value + terms[i].Before!.Value : value]);
+                F32 value = gated ? SwiGluKernel.Gated(k, [Sum(column, result.Token, i, 0)], [Sum(column, result.Token, i, 1)])[0] : Sum(column, result.Token, i, 0);
+                k.Set(stored, Accumulate ? value + terms[i].Before!.Value : value);
+                k.StoreElements(type, result.To, [stored]);
+                if (Norm.OfResult)
+                    Norm.Scaled((result.Token * results) + result.Output, stored * terms[i].NormWeight!.Value);
             }
+
+            if (Norm.OfResult)
+                Norm.Squares(stored, _resultsOfGroup, result.Token, group, groups, (result.Token < tokens) & (k.Lane % _resultsOfGroup).Is(0));
         }
 
-        F32 Sum(Shared column, int i, int half)
+        F32 Sum(Shared column, U32 token, int i, int half)
         {
             column += half * GemvTiling.TileOutputs * sizeof(float);
             F32 sum = k.Load<F32>(column);
             for (int warp = 1; warp < k.Warps; warp++)
                 sum += k.Load<F32>(column + (warp * MostTokens * _stride * sizeof(float)));
+            if (Norm.OfInput)
+                sum *= Norm.Inverse(token);
             if (Scale is not null)
                 sum *= terms[i].Scales[half];
             return Bias is null ? sum : sum + terms[i].Biases[half];
@@ -89,13 +102,13 @@ internal sealed class GemvEpilogue(PtxBuilder k, GemvTiling tiling, bool gated, 
         .. Enumerable.Range(0, ((MostTokens * _resultsOfGroup) + k.Threads - 1) / k.Threads).Select(i =>
         {
             U32 index = k.Thread + (i * k.Threads), inGroup = index % _resultsOfGroup, token = index / _resultsOfGroup, output = (group * _resultsOfGroup) + inGroup;
-            return new Result((token < tokens) & (output < results), output, y.At((token * results) + output, type.Bytes()), (token * _stride) + inGroup);
+            return new Result((token < tokens) & (output < results), token, output, y.At((token * results) + output, type.Bytes()), (token * _stride) + inGroup);
         }),
     ];
 
     /// <summary>What goes with a result's sum, or with both of a gated one.</summary>
-    internal sealed record Terms(F32[] Scales, F32[] Biases, F32? Before);
+    internal sealed record Terms(F32[] Scales, F32[] Biases, F32? Before, F32? NormWeight);
 
     /// <summary>An output of a token: where it goes, and where its sums are.</summary>
-    private sealed record Result(Pred Exists, U32 Output, Global To, U32 Column);
+    private sealed record Result(Pred Exists, U32 Token, U32 Output, Global To, U32 Column);
 }

@@ -104,7 +104,7 @@ public static class KernelCatalog
                     (new(weights, type, ElementType.F32, scale), 152064), (new(weights, type, type, scale, Gated: true), 37888),
                 ];
                 foreach ((DenseProduct product, int outputs) in products) // the number of warps is in constants only
-                    yield return DenseGemvKernel.Build(target, product, DenseGemvKernel.TilingFor(product, outputs, 3584, _h200));
+                    yield return DenseGemvKernel.Build(target, type == ElementType.BF16 ? product with { Norm = NormOf(product.Result, product.Accumulate) } : product, DenseGemvKernel.TilingFor(product, outputs, 3584, _h200));
                 foreach (GemmTiling tiling in GemmTilings(target, GemmTiling.MostRows, all: scale == MatmulScale.None).Distinct())
                     yield return DenseGemmKernel.Build(target, new DenseProduct(weights, type, ElementType.F32, scale, Accumulate: true), tiling);
             }
@@ -116,6 +116,9 @@ public static class KernelCatalog
         from outputs in (int[])[1, 1 << 20]
         from rows in Enumerable.Range(4, 4).Select(power => 1 << power).Where(rows => all || rows >= 64)
         select GemmTiling.For(target, outputs, rows, 132, mostRows);
+
+    // Products of BF16 activations do the norms between them on the side.
+    private static FusedNorm NormOf(ElementType result, bool accumulate) => accumulate ? FusedNorm.OfResult : result == ElementType.F32 ? FusedNorm.None : FusedNorm.OfInput;
 
     // What multiplies by packed weights, a projection with bias into activations and one added to the residual; what reads quantized ones.
     private static IEnumerable<PtxKernel> Packed(PtxTarget target)
@@ -135,7 +138,7 @@ public static class KernelCatalog
                 (PackedProduct Product, int Outputs)[] products =
                     [(new(format, type, type, Bias: true), 4608), (new(format, type, ElementType.F32, Accumulate: true), 896), (new(format, type, ElementType.F32), 152064), (new(format, type, type, Gated: true), 37888)];
                 foreach ((PackedProduct product, int outputs) in products)
-                    yield return PackedGemvKernel.Build(target, product, PackedGemvKernel.TilingFor(product, new PackedMatrix(outputs, 3584, format), _h200));
+                    yield return PackedGemvKernel.Build(target, type == ElementType.BF16 ? product with { Norm = NormOf(product.Result, product.Accumulate) } : product, PackedGemvKernel.TilingFor(product, new PackedMatrix(outputs, 3584, format), _h200));
             }
 
             foreach (GemmTiling tiling in GemmTilings(target, PackedGemmKernel.MostRows(format), all: format == formats[0]).Distinct()) // with F16 only constants differ

@@ -64,7 +64,8 @@ public readonly record struct PackedFormat(int Bits, int GroupSize, PackedOffset
 /// <param name="Accumulate">y += W x; y is F32.</param>
 /// <param name="Bias">Add an F32 bias to every output.</param>
 /// <param name="Gated">W is a gate and an up projection, one above the other, and y[o] = SiLU(gate[o]) * up[o]. Of few rows only.</param>
-public readonly record struct PackedProduct(PackedFormat Format, ElementType Activations, ElementType Result, bool Accumulate = false, bool Bias = false, bool Gated = false)
+/// <param name="Norm">What it does of an RMS norm. Of few rows only.</param>
+public readonly record struct PackedProduct(PackedFormat Format, ElementType Activations, ElementType Result, bool Accumulate = false, bool Bias = false, bool Gated = false, FusedNorm Norm = FusedNorm.None)
 {
     /// <summary>Refuses what no kernel computes.</summary>
     public void Check()
@@ -76,9 +77,11 @@ public readonly record struct PackedProduct(PackedFormat Format, ElementType Act
             throw new ArgumentOutOfRangeException(nameof(Result), Result, $"must be {Activations} or F32.");
         if (Accumulate && Result != ElementType.F32)
             throw new ArgumentOutOfRangeException(nameof(Accumulate), Accumulate, "sums are kept in F32.");
+        if (Norm == FusedNorm.OfResult && (Result != ElementType.F32 || Gated))
+            throw new ArgumentOutOfRangeException(nameof(Norm), Norm, "the hidden state is F32, and not gated.");
     }
 
     /// <summary>For names of kernels.</summary>
     public override string ToString() =>
-        $"{Format}_{PtxBuilder.Name(Activations)}_{PtxBuilder.Name(Result)}{(Accumulate ? "_add" : "")}{(Bias ? "_bias" : "")}{(Gated ? "_gated" : "")}";
+        $"{Format}_{PtxBuilder.Name(Activations)}_{PtxBuilder.Name(Result)}{(Accumulate ? "_add" : "")}{(Bias ? "_bias" : "")}{(Gated ? "_gated" : "")}{Norm switch { FusedNorm.OfInput => "_normed", FusedNorm.OfResult => "_norm", _ => "" }}";
 }

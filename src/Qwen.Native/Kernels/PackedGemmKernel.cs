@@ -22,7 +22,7 @@ public sealed class PackedGemmKernel(KernelCache cache, PackedProduct product, G
     public static PtxKernel Build(PtxTarget target, PackedProduct product, GemmTiling tiling)
     {
         product.Check();
-        ArgumentOutOfRangeException.ThrowIfEqual(product.Gated, true, nameof(product));
+        ArgumentOutOfRangeException.ThrowIfEqual(product.Gated || product.Norm != FusedNorm.None, true, nameof(product));
         tiling.Check(target, MostRows(product.Format));
         var k = new PtxBuilder(target, $"packed_gemm_{product}_{tiling}", tiling.Warps * 32, tiling.Blocks);
         Global weights = k.Pointer("weights"), scales = k.Pointer("scales");

@@ -50,18 +50,21 @@ public sealed class PackedGemvKernel(KernelCache cache, PackedProduct product, G
     /// <param name="bias">F32 [Outputs], where the product has a bias.</param>
     /// <param name="y">[rows, Outputs]; [rows, Outputs / 2] where the product is gated.</param>
     /// <param name="rows">1 to 8.</param>
-    public void Launch(IDeviceStream stream, PackedMatrix matrix, DevicePointer weights, DevicePointer x, DevicePointer bias, DevicePointer y, int rows)
+    /// <param name="norm">Where the product has part in a norm.</param>
+    public void Launch(IDeviceStream stream, PackedMatrix matrix, DevicePointer weights, DevicePointer x, DevicePointer bias, DevicePointer y, int rows, in FusedNormArguments norm = default)
     {
         ArgumentOutOfRangeException.ThrowIfNotEqual(matrix.Format, product.Format, nameof(matrix));
         ArgumentOutOfRangeException.ThrowIfGreaterThan((uint)(rows - 1), (uint)MostRows - 1, nameof(rows));
+        norm.Check(product.Norm);
         if (product.Gated && !CanGate(matrix))
             throw new ArgumentOutOfRangeException(nameof(matrix), matrix.Outputs, "outputs of a gate and an up projection must be whole tiles each.");
-        int results = product.Gated ? matrix.Outputs / 2 : matrix.Outputs, resultsOfGroup = tiling.ResultsOfGroup(product.Gated), groups = (results + resultsOfGroup - 1) / resultsOfGroup;
+        int groups = tiling.Groups(matrix.Outputs, product.Gated);
         Launch(
             stream, tiling.Grid(groups, _multiprocessors),
             [
                 Argument.Of(weights), Argument.Of(weights + matrix.CodeBytes), Argument.Of(x), Argument.Of(bias), Argument.Of(y),
-                Argument.Of(results), Argument.Of(groups), Argument.Of(matrix.Inputs), Argument.Of(matrix.ColumnTiles), Argument.Of(rows),
+                Argument.Of(product.Gated ? matrix.Outputs / 2 : matrix.Outputs), Argument.Of(groups), Argument.Of(matrix.Inputs), Argument.Of(matrix.ColumnTiles), Argument.Of(rows),
+                Argument.Of(norm.Squares), Argument.Of(norm.Weight), Argument.Of(norm.Scaled), Argument.Of(norm.Parts), Argument.Of(norm.Epsilon),
             ],
             overlapPrevious: true);
     }
@@ -81,6 +84,7 @@ public sealed class PackedGemvKernel(KernelCache cache, PackedProduct product, G
     {
         private readonly Global _weights = k.Pointer("weights"), _scales = k.Pointer("scales"), _x = k.Pointer("x"), _bias = k.Pointer("bias"), _y = k.Pointer("y");
         private readonly U32 _results = k.Number("results"), _groups = k.Number("groups"), _inputs = k.Number("inputs"), _columnTiles = k.Number("column_tiles"), _rows = k.Number("rows");
+        private readonly FusedNormEmission _norm = new(k, product.Norm, product.Activations);
         private readonly PackedFormat _format = product.Format;
         private readonly PackedCodes _codes = new(k, product.Activations, product.Format.Bits);
         private readonly int _rowTiles = tiling.RowTiles, _codeBytes = CodeBytes(product.Format), _scaleBytes = ScaleBytes(product.Format);
@@ -117,11 +121,13 @@ public sealed class PackedGemvKernel(KernelCache cache, PackedProduct product, G
             for (int piece = 0; piece < x.Length; piece++)
                 LoadX(x, piece, row, k.Warp, inputsOfRow);
 
-            var epilogue = new GemvEpilogue(k, tiling, product.Gated, product.Result, _y, _results, _rows)
+            var epilogue = new GemvEpilogue(k, tiling, product.Gated, product.Result, _y, _results, _groups, _rows)
             {
+                Norm = _norm,
                 Bias = product.Bias ? (output, exists) => k.Load<F32>(_bias.At(output, sizeof(float)), CacheHint.ReadOnly, exists) : null,
                 Accumulate = product.Accumulate,
             };
+            _norm.LoadInverses(_rows, _inputs);
             F32[][] sums = [.. Enumerable.Range(0, _rowTiles).Select(_ => Zeros())];
             U32 toScales = (group * (_format.GroupBytes / 8)) - (k.Lane * 16);
             using (ring.Rows(out U32 rowGroup))

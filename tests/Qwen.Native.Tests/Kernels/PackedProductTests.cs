@@ -28,7 +28,7 @@ public sealed class PackedProductTests
             int inputs = unit * random.Next(1, Math.Max(2, (random.Next(4) == 0 ? 7000 : 700) / unit)); // now and then more than the ring holds
             var matrix = new PackedMatrix(product.Gated ? 32 * random.Next(1, 4) : random.Next(1, 100), inputs, format);
             var kernel = new PackedGemvKernel(cache, product, tiling);
-            Check(device, product, matrix, rows, random, $"seed {seed}, sm_{sm}, {tiling}", kernel.Launch);
+            Check(device, product, matrix, rows, random, $"seed {seed}, sm_{sm}, {tiling}", (on, m, w, x, bias, y, count) => kernel.Launch(on, m, w, x, bias, y, count));
         }
     }
 
