@@ -58,7 +58,6 @@ public static class KernelCatalog
                 yield return RmsNormKernel.Build(target, ElementType.E4M3, hidden, null, scale);
                 foreach (ElementType type in _activations)
                 {
-                    yield return RmsNormKernel.Build(target, ElementType.E4M3, hidden, type, scale);
                     yield return QuantizeKernel.Build(target, type, heads * headDim, scale);
                     yield return SwiGluQuantizeKernel.Build(target, type, intermediate, scale);
                 }

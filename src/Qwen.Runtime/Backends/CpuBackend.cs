@@ -95,7 +95,7 @@ public sealed unsafe class CpuBackend : IBackend
     }
 
     /// <inheritdoc/>
-    public void RmsNorm(Activations x, VectorWeights weight, float epsilon, Activations y, int rows) =>
+    public void RmsNorm(Activations x, VectorWeights weight, float epsilon, Activations y, int rows, LinearWeights next) =>
         Cpu.RmsNorm.Apply(_pool, Values(x), x.Columns, Values(weight), epsilon, Values(y), y.Columns, rows, weight.Length);
 
     /// <inheritdoc/>
@@ -103,7 +103,7 @@ public sealed unsafe class CpuBackend : IBackend
         _projection!.Linear(((CpuLinearWeights)weights).Matrix, Values(x), x.Columns, rows, Values(y), y.Columns, accumulate);
 
     /// <inheritdoc/>
-    public void GatedLinear(Activations x, LinearWeights gateUp, Activations y) =>
+    public void GatedLinear(Activations x, LinearWeights gateUp, Activations y, LinearWeights next) =>
         _projection!.Gated(((CpuLinearWeights)gateUp).Matrix, Values(x), x.Columns, _batch.TokenCount, Values(y), y.Columns);
 
     /// <inheritdoc/>

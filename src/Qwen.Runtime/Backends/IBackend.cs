@@ -164,7 +164,13 @@ public interface IBackend : IWeightTarget, IDisposable
     void Embed(LinearWeights table, Activations hidden);
 
     /// <summary>y[t, :] = x[t, :] / rms(x[t, :]) * weight, for the first <paramref name="rows"/> rows.</summary>
-    void RmsNorm(Activations x, VectorWeights weight, float epsilon, Activations y, int rows);
+    /// <param name="x">What is normed.</param>
+    /// <param name="weight">The norm's.</param>
+    /// <param name="epsilon">Keeps a row of zeros finite.</param>
+    /// <param name="y">The result.</param>
+    /// <param name="rows">Rows.</param>
+    /// <param name="next">The product that y is for, and nothing else: a backend may write y in the form which that wants.</param>
+    void RmsNorm(Activations x, VectorWeights weight, float epsilon, Activations y, int rows, LinearWeights next);
 
     /// <summary>y[t, :] (+)= W x[t, :] + bias, for the first <paramref name="rows"/> rows.</summary>
     void Linear(Activations x, LinearWeights weights, Activations y, int rows, bool accumulate = false);
@@ -176,7 +182,11 @@ public interface IBackend : IWeightTarget, IDisposable
     void Attention(Activations qkv, AttentionLayer layer, Activations attended);
 
     /// <summary>y[t, :] = SiLU(gate x[t, :]) * (up x[t, :]), where gate and up are stacked in that order.</summary>
-    void GatedLinear(Activations x, LinearWeights gateUp, Activations y);
+    /// <param name="x">The inputs.</param>
+    /// <param name="gateUp">Gate and up.</param>
+    /// <param name="y">The result.</param>
+    /// <param name="next">The product that y is for, as for <see cref="RmsNorm"/>.</param>
+    void GatedLinear(Activations x, LinearWeights gateUp, Activations y, LinearWeights next);
 
     /// <summary>selected[i, :] = hidden[batch.LogitRows[i], :], for all <paramref name="rows"/> of them.</summary>
     void SelectLogitRows(Activations hidden, Activations selected, int rows);

@@ -48,10 +48,10 @@ internal sealed class ProfiledBackend(IBackend backend, OpProfile profile) : IBa
     }
 
     /// <inheritdoc/>
-    public void RmsNorm(Activations x, VectorWeights weight, float epsilon, Activations y, int rows)
+    public void RmsNorm(Activations x, VectorWeights weight, float epsilon, Activations y, int rows, LinearWeights next)
     {
         long start = Stopwatch.GetTimestamp();
-        backend.RmsNorm(x, weight, epsilon, y, rows);
+        backend.RmsNorm(x, weight, epsilon, y, rows, next);
         Note(start, nameof(RmsNorm));
     }
 
@@ -80,10 +80,10 @@ internal sealed class ProfiledBackend(IBackend backend, OpProfile profile) : IBa
     }
 
     /// <inheritdoc/>
-    public void GatedLinear(Activations x, LinearWeights gateUp, Activations y)
+    public void GatedLinear(Activations x, LinearWeights gateUp, Activations y, LinearWeights next)
     {
         long start = Stopwatch.GetTimestamp();
-        backend.GatedLinear(x, gateUp, y);
+        backend.GatedLinear(x, gateUp, y, next);
         Note(start, nameof(GatedLinear), gateUp);
     }
 

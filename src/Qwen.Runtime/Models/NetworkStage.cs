@@ -127,20 +127,20 @@ internal sealed class NetworkStage : IDisposable
             _ops.Embed(_embedding, _hidden);
         foreach (DecoderLayer layer in _layers)
         {
-            _ops.RmsNorm(_hidden, layer.InputNorm, epsilon, _normed, tokens);
+            _ops.RmsNorm(_hidden, layer.InputNorm, epsilon, _normed, tokens, layer.Qkv);
             _ops.Linear(_normed, layer.Qkv, _qkv, tokens);
             _ops.RopeAndStore(_qkv, layer.Attention);
             _ops.Attention(_qkv, layer.Attention, _attended);
             _ops.Linear(_attended, layer.Output, _hidden, tokens, accumulate: true);
-            _ops.RmsNorm(_hidden, layer.PostAttentionNorm, epsilon, _normed, tokens);
-            _ops.GatedLinear(_normed, layer.GateUp, _activated);
+            _ops.RmsNorm(_hidden, layer.PostAttentionNorm, epsilon, _normed, tokens, layer.GateUp);
+            _ops.GatedLinear(_normed, layer.GateUp, _activated, layer.Down);
             _ops.Linear(_activated, layer.Down, _hidden, tokens, accumulate: true);
         }
 
         if (_output is null || logitRows == 0)
             return;
         _ops.SelectLogitRows(_hidden, _selected!, logitRows);
-        _ops.RmsNorm(_selected!, _finalNorm!, epsilon, _normed, logitRows);
+        _ops.RmsNorm(_selected!, _finalNorm!, epsilon, _normed, logitRows, _output);
         _ops.Linear(_normed, _output, _logits!, logitRows);
     }
 

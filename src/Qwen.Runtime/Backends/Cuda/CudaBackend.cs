@@ -121,22 +121,40 @@ internal sealed unsafe class CudaBackend : IBackend
     }
 
     /// <inheritdoc/>
-    public void RmsNorm(Activations x, VectorWeights weight, float epsilon, Activations y, int rows)
+    public void RmsNorm(Activations x, VectorWeights weight, float epsilon, Activations y, int rows, LinearWeights next)
     {
+        rows = _step.Rows(rows);
         var normed = (CudaActivations)y;
-        _ops!.RmsNorm(normed.Type, weight.Length).Launch(_ops.Stream, Pointer(x), ((CudaVector)weight).Pointer, epsilon, normed.Pointer, _step.Rows(rows));
+        normed.Quantized = ((CudaLinear)next).InputScale(_ops!, rows);
+        bool isQuantized = normed.Quantized != MatmulScale.None;
+        _ops!.RmsNorm(isQuantized ? ElementType.E4M3 : normed.Type, weight.Length, normed.Quantized).Launch(
+            _ops.Stream, Pointer(x), ((CudaVector)weight).Pointer, epsilon, normed.Pointer, rows, scales: isQuantized ? normed.Scales : default);
     }
 
     /// <inheritdoc/>
     public void Linear(Activations x, LinearWeights weights, Activations y, int rows, bool accumulate = false)
     {
         var result = (CudaActivations)y;
-        ((CudaLinear)weights).Multiply(_ops!, Pointer(x), result.Pointer, result.Type, _step.Rows(rows), accumulate);
+        Multiply((CudaActivations)x, (CudaLinear)weights, result.Pointer, result.Type, _step.Rows(rows), accumulate);
     }
 
     /// <inheritdoc/>
-    public void GatedLinear(Activations x, LinearWeights gateUp, Activations y) =>
-        ((CudaLinear)gateUp).MultiplyGated(_ops!, Pointer(x), _gateUp, Pointer(y), _step.TokenRows);
+    public void GatedLinear(Activations x, LinearWeights gateUp, Activations y, LinearWeights next)
+    {
+        (CudaActivations input, CudaActivations activated, CudaLinear weights, int rows) = ((CudaActivations)x, (CudaActivations)y, (CudaLinear)gateUp, _step.TokenRows);
+        activated.Quantized = ((CudaLinear)next).InputScale(_ops!, rows);
+        if (input.Quantized == MatmulScale.None && activated.Quantized == MatmulScale.None)
+        {
+            weights.MultiplyGated(_ops!, input.Pointer, _gateUp, activated.Pointer, rows);
+            return;
+        }
+
+        Multiply(input, weights, _gateUp, _settings.Type, rows, accumulate: false);
+        if (activated.Quantized == MatmulScale.None)
+            _ops!.SwiGlu.Launch(_ops.Stream, _gateUp, activated.Pointer, rows, activated.Columns);
+        else
+            _ops!.SwiGluQuantize(activated.Columns, activated.Quantized).Launch(_ops.Stream, _gateUp, activated.Pointer, activated.Scales, rows);
+    }
 
     /// <inheritdoc/>
     public void RopeAndStore(Activations qkv, AttentionLayer layer)
@@ -214,6 +232,14 @@ internal sealed unsafe class CudaBackend : IBackend
         _ops?.Dispose();
         _weights.Dispose();
         _workspace.Dispose();
+    }
+
+    private void Multiply(CudaActivations x, CudaLinear weights, DevicePointer y, ElementType result, int rows, bool accumulate)
+    {
+        if (x.Quantized == MatmulScale.None)
+            weights.Multiply(_ops!, x.Pointer, y, result, rows, accumulate);
+        else
+            ((Float8Linear)weights).MultiplyQuantized(_ops!, x.Pointer, x.Scales, y, result, rows, accumulate);
     }
 
     private static DevicePointer Pointer(Activations activations) => ((CudaActivations)activations).Pointer;

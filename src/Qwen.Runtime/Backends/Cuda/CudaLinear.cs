@@ -26,6 +26,9 @@ internal abstract class CudaLinear(int inputs, int outputs, CudaBias biases) : L
         return (CudaLinear?)PackedLinear.TryLoad(loader, matrices, bias) ?? (CudaLinear?)Float8Linear.TryLoad(loader, matrices, bias) ?? DenseLinear.Load(loader, matrices, bias);
     }
 
+    /// <summary>How so many rows of inputs are to be quantized by what writes them; None where they are wanted in the backend's type.</summary>
+    public virtual MatmulScale InputScale(CudaOps ops, int rows) => MatmulScale.None;
+
     /// <summary>y[t, :] (+)= W x[t, :] + bias.</summary>
     /// <param name="ops">What computes.</param>
     /// <param name="x">[rows, Inputs] of the backend's type.</param>
@@ -171,6 +174,8 @@ internal sealed class Float8Linear : CudaLinear
 
     public override DevicePointer Start => _codes;
 
+    public override MatmulScale InputScale(CudaOps ops, int rows) => rows > ops.MostFewRows && _activationScale != MatmulScale.Tensor ? _activationScale : MatmulScale.None;
+
     /// <summary>Takes matrices of 8-bit floats that the library multiplies by on this device; null for others.</summary>
     public static unsafe Float8Linear? TryLoad(CudaLoader loader, IReadOnlyList<StoredMatrix> matrices, CudaBias biases)
     {
@@ -212,6 +217,19 @@ internal sealed class Float8Linear : CudaLinear
         if (_activationScale == MatmulScale.Tensor)
             ops.TensorScale(Inputs).Launch(ops.Stream, x, scales, rows);
         ops.Quantize(Inputs, _activationScale).Launch(ops.Stream, x, codes, scales, rows);
+        MultiplyQuantized(ops, codes, scales, y, result, rows, accumulate);
+    }
+
+    /// <summary>As <see cref="Multiply"/>, of E4M3 codes.</summary>
+    /// <param name="ops">What computes.</param>
+    /// <param name="codes">[rows, Inputs].</param>
+    /// <param name="scales">Theirs, as <see cref="InputScale"/> says.</param>
+    /// <param name="y">[rows, Outputs].</param>
+    /// <param name="result">Type of y: the backend's, or F32.</param>
+    /// <param name="rows">Rows.</param>
+    /// <param name="accumulate">Add to what y, of F32, holds.</param>
+    public void MultiplyQuantized(CudaOps ops, DevicePointer codes, DevicePointer scales, DevicePointer y, ElementType result, int rows, bool accumulate)
+    {
         // Block scales come in fours of tokens; the rows beyond are there, and their results are nobody's.
         int tokens = _weightScale == MatmulScale.Block128 ? (rows + 3) / 4 * 4 : rows;
         MatmulShape shape = Shape(tokens, Inputs, Outputs, result, _weightScale, accumulate, Biases.Exists);

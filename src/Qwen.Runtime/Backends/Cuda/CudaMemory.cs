@@ -11,6 +11,12 @@ internal sealed class CudaActivations(int rows, int columns, ElementType type, D
     /// <summary>[Rows, Columns].</summary>
     public DevicePointer Pointer { get; } = pointer;
 
+    /// <summary>Where not None: they are E4M3 codes now, as the product wants them that reads them next, with scales behind.</summary>
+    public MatmulScale Quantized { get; set; }
+
+    /// <summary>Of codes: F32, as <see cref="MatmulScale"/> says. Codes take half of the memory, and their scales a part of the other.</summary>
+    public DevicePointer Scales => Pointer + DeviceArena.Round((long)Rows * Columns);
+
     /// <summary>Their copy on the host, once they were read or written there.</summary>
     public PinnedBuffer? Host { get; set; }
 

@@ -13,7 +13,8 @@ internal sealed class CudaOps(IDevice device, ElementType type, int rows) : IDis
 {
     private readonly KernelCache _cache = new(device);
     private readonly Dictionary<(ElementType, int), EmbeddingKernel> _embedding = [];
-    private readonly Dictionary<(ElementType, int), RmsNormKernel> _norm = [];
+    private readonly Dictionary<(ElementType, int, MatmulScale), RmsNormKernel> _norm = [];
+    private readonly Dictionary<(int, MatmulScale), SwiGluQuantizeKernel> _swiGluQuantize = [];
     private readonly Dictionary<int, GatherRowsKernel> _gather = [];
     private readonly Dictionary<int, PermuteColumnsKernel> _permute = [];
     private readonly Dictionary<(ElementType, int), TensorScaleKernel> _tensorScale = [];
@@ -63,7 +64,10 @@ internal sealed class CudaOps(IDevice device, ElementType type, int rows) : IDis
 
     public EmbeddingKernel Embedding(ElementType table, int columns) => Get(_embedding, (table, columns), static (cache, key) => new EmbeddingKernel(cache, key.Item1, key.Item2));
 
-    public RmsNormKernel RmsNorm(ElementType output, int columns) => Get(_norm, (output, columns), static (cache, key) => new RmsNormKernel(cache, key.Item1, key.Item2));
+    public RmsNormKernel RmsNorm(ElementType output, int columns, MatmulScale scale) => Get(_norm, (output, columns, scale), static (cache, key) => new RmsNormKernel(cache, key.Item1, key.Item2, null, key.Item3));
+
+    public SwiGluQuantizeKernel SwiGluQuantize(int columns, MatmulScale scale) =>
+        _swiGluQuantize.TryGetValue((columns, scale), out SwiGluQuantizeKernel? kernel) ? kernel : _swiGluQuantize[(columns, scale)] = new SwiGluQuantizeKernel(_cache, Type, columns, scale);
 
     public GatherRowsKernel GatherRows(int rowBytes) => Get(_gather, rowBytes, static (cache, bytes) => new GatherRowsKernel(cache, bytes));
 
