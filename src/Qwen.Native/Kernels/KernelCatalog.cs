@@ -79,15 +79,7 @@ public static class KernelCatalog
         }
 
         foreach (ElementType type in _activations)
-        {
             yield return SwiGluKernel.Build(target, type);
-            yield return CastKernel.Build(target, type, ElementType.F32);
-            yield return CastKernel.Build(target, ElementType.F32, type);
-        }
-
-        yield return CastKernel.Build(target, ElementType.F16, ElementType.BF16);
-        yield return CastKernel.Build(target, ElementType.BF16, ElementType.F16);
-        yield return CopyBlocksKernel.Build(target, 4 * 16 * 128 * sizeof(ushort));
     }
 
     // What multiplies few tokens by weights as they are stored: projections into activations, gated ones, and what is added to the residual; logits.
@@ -144,15 +136,6 @@ public static class KernelCatalog
                 yield return PackedGemmKernel.Build(target, new PackedProduct(format, ElementType.BF16, ElementType.F32, Accumulate: true), tiling);
             yield return UnpackKernel.Build(target, format, ElementType.BF16);
         }
-
-        foreach (BlockFormat format in Enum.GetValues<BlockFormat>())
-        {
-            yield return DequantizeKernel.Build(target, format, ElementType.BF16, gather: false);
-            yield return DequantizeKernel.Build(target, format, ElementType.F32, gather: true);
-        }
-
-        yield return DequantizeFloat8Kernel.Build(target, ElementType.BF16, gather: false);
-        yield return DequantizeFloat8Kernel.Build(target, ElementType.F32, gather: true);
     }
 
     // What chooses tokens.

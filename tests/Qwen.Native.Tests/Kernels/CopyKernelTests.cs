@@ -78,38 +78,11 @@ public sealed class CopyKernelTests
         machine.AssertEqual<ushort>([.. Enumerable.Range(0, x.Length).Select(i => x[(i / columns * columns) + order[i % columns]])], machine.Read<ushort>(y));
     }
 
-    [Theory]
-    [InlineData(16)]
-    [InlineData(4096)]
-    [InlineData(2064)]
-    public void CopyBlocks_CopiesInOrder(int blockBytes)
-    {
-        using var machine = new KernelMachine();
-        const int Blocks = 5, Buffers = 3;
-        byte[][] contents = [.. Enumerable.Range(0, Buffers).Select(_ => new byte[Blocks * blockBytes])];
-        foreach (byte[] content in contents)
-            machine.Random.NextBytes(content);
-        DeviceBuffer[] buffers = [.. contents.Select(content => machine.Buffer<byte>(content))];
-        (int From, int To)[] copies = [(0, 1), (1, 2), (4, 0), (0, 3)]; // what one writes, the next reads; what one reads, a later one writes
-
-        new CopyBlocksKernel(machine.Cache, blockBytes).Launch(
-            machine.Stream, machine.Buffer<ulong>([.. buffers.Select(buffer => buffer.Pointer.Address)]).Pointer, Buffers,
-            machine.Buffer<int>([.. copies.SelectMany(copy => (int[])[copy.From, copy.To])]).Pointer, copies.Length);
-
-        for (int i = 0; i < Buffers; i++)
-        {
-            foreach ((int from, int to) in copies)
-                contents[i].AsSpan(from * blockBytes, blockBytes).CopyTo(contents[i].AsSpan(to * blockBytes));
-            machine.AssertEqual<byte>(contents[i], machine.Read<byte>(buffers[i]), $"buffer {i}");
-        }
-    }
-
     [Fact]
     public void SizesThatAreNoVectors_AreRefused()
     {
         var target = new PtxTarget(90, 84);
         Assert.Throws<ArgumentOutOfRangeException>(() => GatherRowsKernel.Build(target, 6));
         Assert.Throws<ArgumentOutOfRangeException>(() => PermuteColumnsKernel.Build(target, 12));
-        Assert.Throws<ArgumentOutOfRangeException>(() => CopyBlocksKernel.Build(target, 24));
     }
 }

@@ -1,14 +1,15 @@
 using Qwen.Native.Device;
+using Qwen.Native.Kernels;
 using Qwen.Native.Ptx;
 
-namespace Qwen.Native.Kernels;
+namespace Qwen.Native.Tests.Kernels;
 
 /// <summary>y[i] = x[i] in another type, rounded to nearest even; what is too large for an F16 saturates.</summary>
-/// <remarks>Memory-bound: four values a thread. The last few, which are no vector, go one by one.</remarks>
+/// <remarks>What every kernel loads, converts and stores, and nothing else: a test of that. Four values a thread; the last few, which are no vector, go one by one.</remarks>
 /// <param name="cache">Where it is compiled.</param>
 /// <param name="from">Type of x.</param>
 /// <param name="to">Type of y.</param>
-public sealed class CastKernel(KernelCache cache, ElementType from, ElementType to) : Kernel(cache, Build(cache.Target, from, to))
+internal sealed class CastKernel(KernelCache cache, ElementType from, ElementType to) : Kernel(cache, Build(cache.Target, from, to))
 {
     private const int PerThread = 4;
     private const long MostPerLaunch = 1L << 30; // indices have 32 bits
