@@ -78,7 +78,7 @@ internal sealed class DenseGemmCheck : ICheck
                     session.Measure($"{type} {scale}, {name}, {tokens}: faster than cublasLt by", library / ours, "x");
                     if (scale == MatmulScale.Block128 || tokens is 16 or 128 || name == "output")
                         continue;
-                    foreach (GemmTiling other in new[] { new GemmTiling(8, tokens), new GemmTiling(8, tokens, 2), new GemmTiling(12, tokens), new GemmTiling(16, tokens) }.Where(tiling => tiling != chosen))
+                    foreach (GemmTiling other in new[] { new GemmTiling(8, tokens), new GemmTiling(8, tokens, 2, 1), new GemmTiling(8, tokens, 2, 2), new GemmTiling(12, tokens), new GemmTiling(16, tokens) }.Where(tiling => tiling != chosen))
                         Gemm($"{type} {scale}, {name}, {tokens}: not {other}", other);
 
                     double Gemm(string what, GemmTiling tiling)

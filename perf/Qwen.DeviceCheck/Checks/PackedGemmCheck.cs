@@ -94,7 +94,7 @@ internal sealed class PackedGemmCheck : ICheck
         }
     }
 
-    private static GemmTiling[] Tilings(int rows) => rows == 128 ? [new(8, rows), new(12, rows)] : [new(8, rows), new(8, rows, 2), new(12, rows), new(16, rows)];
+    private static GemmTiling[] Tilings(int rows) => rows == 128 ? [new(8, rows), new(12, rows)] : [new(8, rows), new(8, rows, 2, 1), new(8, rows, 2, 2), new(12, rows), new(16, rows)];
 
     private static double Seconds(CheckSession session, Action<int> launch)
     {

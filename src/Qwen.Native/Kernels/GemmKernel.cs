@@ -51,11 +51,11 @@ public abstract class GemmKernel(KernelCache cache, PtxKernel kernel, GemmTiling
             overlapPrevious: true);
     }
 
-    /// <summary>An equal run of stages for each block that the device holds.</summary>
+    /// <summary>An equal run of stages for each block that the device gets.</summary>
     private Work Share(int outputs, int inputs, int rows)
     {
         int stages = (inputs + stageInputs - 1) / stageInputs, tokenTiles = (rows + tiling.Rows - 1) / tiling.Rows;
-        int units = checked((outputs + tiling.Outputs - 1) / tiling.Outputs * tokenTiles * stages), blocks = Math.Min(MostRunBlocks, _multiprocessors * tiling.Blocks);
+        int units = checked((outputs + tiling.Outputs - 1) / tiling.Outputs * tokenTiles * stages), blocks = Math.Min(MostRunBlocks, _multiprocessors * tiling.Runs);
         int run = Math.Max((units + blocks - 1) / blocks, Math.Min(FewestStages, stages));
         return new Work(stages, tokenTiles, units, run, (units + run - 1) / run);
     }

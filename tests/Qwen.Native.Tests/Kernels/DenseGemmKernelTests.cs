@@ -40,7 +40,7 @@ public sealed class DenseGemmKernelTests
     public void Results_AreTheSameEachTime()
     {
         using var machine = new KernelMachine();
-        var kernel = new DenseGemmKernel(machine.Cache, new DenseProduct(ElementType.BF16, ElementType.BF16, ElementType.F32), new GemmTiling(8, 16, 2));
+        var kernel = new DenseGemmKernel(machine.Cache, new DenseProduct(ElementType.BF16, ElementType.BF16, ElementType.F32), new GemmTiling(8, 16, 2, 2));
         using DeviceBuffer w = machine.Buffer(ElementType.BF16, machine.Values(ElementType.BF16, 136 * 2048)), x = machine.Buffer(ElementType.BF16, machine.Values(ElementType.BF16, 9 * 2048));
         using DeviceBuffer workspace = Workspace(machine, kernel, 136, 2048, 9), y = machine.Empty(ElementType.F32, 9 * 136);
         float[][] results = new float[2][];
