@@ -15,6 +15,7 @@ internal sealed class AttentionCheck : ICheck
     [
         .. from positions in (int[])[96, 128, 160, 176] from takesTurns in (bool[])[true, false] select new PrefillTiling(positions, UsesWarpGroups: true, takesTurns),
         .. from takesTurns in (bool[])[true, false] select new PrefillTiling(128, UsesWarpGroups: true, takesTurns, HoldsQueries: true),
+        .. from takesTurns in (bool[])[true, false] select new PrefillTiling(128, UsesWarpGroups: true, takesTurns, IsPersistent: true),
     ];
 
     public string Name => "attention";
@@ -109,7 +110,7 @@ internal sealed class AttentionCheck : ICheck
         session.Measure($"prefill {Describe(shape)}, {shape.HeadDim}, {tokens} tokens, {Describe(tiling)}: {seconds * 1e3:0.00} ms", operations / seconds / 1e12, "TFLOP/s");
     }
 
-    private static string Describe(PrefillTiling tiling) => $"{(tiling.UsesWarpGroups ? "wgmma" : "mma")} {tiling.Positions}{(tiling.TakesTurns ? " in turns" : "")}{(tiling.HoldsQueries ? ", queries held" : "")}";
+    private static string Describe(PrefillTiling tiling) => $"{(tiling.UsesWarpGroups ? "wgmma" : "mma")} {tiling.Positions}{(tiling.TakesTurns ? " in turns" : "")}{(tiling.HoldsQueries ? ", queries held" : "")}{(tiling.IsPersistent ? ", persistent" : "")}";
 
     private static string Describe(AttentionShape shape) => shape.Cache + (shape.HasKeyBias ? " with key bias" : "");
 

@@ -18,7 +18,8 @@ public sealed class PrefillAttentionKernel : Kernel
 {
     private readonly AttentionShape _shape;
     private readonly ShortChunks _short;
-    private readonly int _rows;
+    private readonly PrefillTiling _tiling;
+    private readonly int _multiprocessors;
 
     /// <summary>Compiles it.</summary>
     /// <param name="cache">Where.</param>
@@ -35,7 +36,7 @@ public sealed class PrefillAttentionKernel : Kernel
     public PrefillAttentionKernel(KernelCache cache, AttentionShape shape, PrefillTiling tiling)
         : base(cache, Build(cache.Target, shape, tiling))
     {
-        (_shape, _rows) = (shape, tiling.UsesWarpGroups ? PrefillWarpGroups.Rows : new PrefillTile(shape, tiling.Positions, IsShort: false).Rows);
+        (_shape, _tiling, _multiprocessors) = (shape, tiling, cache.Device.Info.Multiprocessors);
         _short = new ShortChunks(cache, shape);
     }
 
@@ -79,13 +80,25 @@ public sealed class PrefillAttentionKernel : Kernel
     {
         ArgumentOutOfRangeException.ThrowIfNegativeOrZero(count);
         ArgumentOutOfRangeException.ThrowIfNegativeOrZero(mostTokens);
-        Span<ulong> slots = stackalloc ulong[AttentionArguments.Count];
+        Span<ulong> slots = stackalloc ulong[AttentionArguments.Count + 2];
         AttentionArguments.Of(slots, qkv, attended, layer, bias, table, sequences);
         long rows = (long)mostTokens * _shape.Group;
         if (rows <= PrefillTile.ShortRows)
-            _short.Launch(stream, new Dim3(1, _shape.KvHeads, count), slots);
-        else
-            Launch(stream, new Dim3(checked((int)((rows + _rows - 1) / _rows)), _shape.KvHeads, count), slots, overlapPrevious: true);
+        {
+            _short.Launch(stream, new Dim3(1, _shape.KvHeads, count), slots[..AttentionArguments.Count]);
+            return;
+        }
+
+        int blockRows = _tiling.UsesWarpGroups ? PrefillWarpGroups.Rows : new PrefillTile(_shape, _tiling.Positions, IsShort: false).Rows, tiles = checked((int)((rows + blockRows - 1) / blockRows));
+        if (!_tiling.UsesWarpGroups)
+        {
+            Launch(stream, new Dim3(tiles, _shape.KvHeads, count), slots[..AttentionArguments.Count], overlapPrevious: true);
+            return;
+        }
+
+        int works = checked(tiles * _shape.KvHeads * count);
+        (slots[^2], slots[^1]) = (Argument.Of(works), Argument.Of(count));
+        Launch(stream, _tiling.IsPersistent ? Math.Min(works, _multiprocessors) : works, slots, overlapPrevious: true);
     }
 
     private static PtxKernel Build(PtxTarget target, AttentionShape shape, PrefillTile tile)
@@ -106,7 +119,8 @@ public sealed class PrefillAttentionKernel : Kernel
 /// <param name="UsesWarpGroups">Whether by products of warp groups, which sm_90a has, of 8- and 16-bit caches and heads of 64 or 128; else of warps.</param>
 /// <param name="TakesTurns">Whether two warp groups issue their products in turns.</param>
 /// <param name="HoldsQueries">Whether warp groups hold their queries in registers, which saves shared memory's bandwidth.</param>
-public readonly record struct PrefillTiling(int Positions, bool UsesWarpGroups = false, bool TakesTurns = false, bool HoldsQueries = false)
+/// <param name="IsPersistent">Whether there are only as many blocks of warp groups as multiprocessors, each of which goes on with other rows where it ends with some.</param>
+public readonly record struct PrefillTiling(int Positions, bool UsesWarpGroups = false, bool TakesTurns = false, bool HoldsQueries = false, bool IsPersistent = false)
 {
     /// <summary>The fastest for a target, as far as measured.</summary>
     public static PrefillTiling For(PtxTarget target, AttentionShape shape) =>

@@ -3,7 +3,7 @@ using Qwen.Native.Ptx;
 
 namespace Qwen.Native.Kernels;
 
-/// <summary>What a block of <see cref="PrefillAttentionKernel"/> works on: consecutive rows of a sequence's chunk, [token][head of the group], and the positions that they see.</summary>
+/// <summary>What a block of <see cref="PrefillAttentionKernel"/> works on at a time: consecutive rows of a sequence's chunk, [token][head of the group], and the positions that they see.</summary>
 internal sealed class PrefillBlock
 {
     private readonly PtxBuilder _k;
@@ -11,21 +11,22 @@ internal sealed class PrefillBlock
     private readonly Global _qkv;
     private readonly U32 _firstToken;
 
-    /// <summary>Reads what the block needs to know. Blocks without rows end here; those with the longest rows come first.</summary>
+    /// <summary>Reads what the block needs to know.</summary>
     /// <param name="k">The kernel.</param>
     /// <param name="shape">Its shape.</param>
-    /// <param name="tileRows">Rows of a block.</param>
-    public PrefillBlock(PtxBuilder k, AttentionShape shape, int tileRows)
+    /// <param name="arguments">Its arguments.</param>
+    /// <param name="tileRows">Rows at a time.</param>
+    /// <param name="tile">Which so many rows of the chunk, from its end, as those have the most to see.</param>
+    /// <param name="head">The key and value head.</param>
+    /// <param name="ordinal">Of the sequence among those of the launch.</param>
+    public PrefillBlock(PtxBuilder k, AttentionShape shape, AttentionArguments arguments, int tileRows, U32 tile, U32 head, U32 ordinal)
     {
-        (_k, _shape, Arguments) = (k, shape, new AttentionArguments(k));
-        Head = k.BlockY;
-        k.WaitForPreviousKernel();
-        k.LetNextKernelStart();
-        U32 sequence = k.Load<U32>(Arguments.Sequences.At(k.BlockZ, sizeof(int)));
+        (_k, _shape, Arguments, Head) = (k, shape, arguments, head);
+        U32 sequence = k.Load<U32>(Arguments.Sequences.At(ordinal, sizeof(int)));
         Rows = k.Load<U32>(Arguments.Tokens.At(sequence, sizeof(int))) * shape.Group;
         U32 tiles = (Rows + (tileRows - 1)) / tileRows;
-        k.ReturnIf(k.BlockX >= tiles);
-        FirstRow = ((tiles - 1) - k.BlockX) * tileRows;
+        IsEmpty = tile >= tiles;
+        FirstRow = ((tiles - 1) - tile) * tileRows;
         LastRow = k.Min(FirstRow + (tileRows - 1), Rows - 1);
         FirstPosition = k.Load<U32>(Arguments.FirstPositions.At(sequence, sizeof(int)));
         (First, Last) = (FirstPosition + (FirstRow / shape.Group), FirstPosition + (LastRow / shape.Group));
@@ -36,6 +37,9 @@ internal sealed class PrefillBlock
     }
 
     public AttentionArguments Arguments { get; }
+
+    /// <summary>Whether the chunk has no such rows; all else means nothing then.</summary>
+    public Pred IsEmpty { get; }
 
     /// <summary>The key and value head.</summary>
     public U32 Head { get; }

@@ -13,17 +13,17 @@ internal sealed class PrefillConversion
     private const float Most = 16384; // sqrt(2) times this for a bias, rotated and stretched by YaRN, and this for a key: F16 holds the sum
 
     private readonly PtxBuilder _k;
-    private readonly PrefillBlock _block;
     private readonly AttentionShape _shape;
+    private readonly AttentionArguments _arguments;
     private readonly bool _addsBias;
     private readonly Shared _bias;
 
-    /// <summary>Takes shared memory for the head's bias, if keys lack it. A barrier must follow.</summary>
-    public PrefillConversion(PtxBuilder k, PrefillBlock block, AttentionShape shape, bool areKeys)
+    /// <summary>Takes shared memory for a head's bias, if keys lack it.</summary>
+    public PrefillConversion(PtxBuilder k, AttentionShape shape, AttentionArguments arguments, bool areKeys)
     {
-        (_k, _block, _shape, _addsBias) = (k, block, shape, areKeys && shape.HasKeyBias);
+        (_k, _shape, _arguments, _addsBias) = (k, shape, arguments, areKeys && shape.HasKeyBias);
         if (_addsBias)
-            _bias = LoadBias();
+            _bias = k.AllocateShared(2 * shape.HeadDim * sizeof(float));
     }
 
     /// <summary>Eight words of operands of four words of bytes.</summary>
@@ -46,7 +46,7 @@ internal sealed class PrefillConversion
             scale = _k.Min(scale, Most / 128);
         var halves = new U32[8];
         U32 pair = (chunk * 16) % (_shape.HeadDim / 2); // sixteen columns are of one half of the head
-        Global turns = _addsBias ? _block.Arguments.Rotations.At(position, _shape.HeadDim * sizeof(float)).At(pair, 2 * sizeof(float)) : default;
+        Global turns = _addsBias ? _arguments.Rotations.At(position, _shape.HeadDim * sizeof(float)).At(pair, 2 * sizeof(float)) : default;
         for (int word = 0; word < 4; word++)
         {
             (F32 first, F32 second) = _k.Unpack(exact[2 * word]);
@@ -70,22 +70,21 @@ internal sealed class PrefillConversion
         return halves;
     }
 
-    // The head's bias, and behind it what each column takes times the sine: minus the upper half's, then the lower half's.
-    private Shared LoadBias()
+    /// <summary>Loads a head's bias, if keys lack it, and behind it what each column takes times the sine: minus the upper half's, then the lower half's. A barrier must follow.</summary>
+    public void LoadBias(U32 head, U32 thread, int threads)
     {
+        if (!_addsBias)
+            return;
         int half = _shape.HeadDim / 2;
-        Shared both = _k.AllocateShared(2 * _shape.HeadDim * sizeof(float));
-        Global bias = _block.Arguments.KeyBias.At(_block.Head, _shape.HeadDim * sizeof(float));
-        using (_k.For(_k.Thread, half, _k.Threads, out U32 i))
+        Global bias = _arguments.KeyBias.At(head, _shape.HeadDim * sizeof(float));
+        using (_k.For(thread, half, threads, out U32 i))
         {
             F32 lower = _k.Clamp(_k.Load<F32>(bias.At(i, sizeof(float)), CacheHint.ReadOnly), Most), upper = _k.Clamp(_k.Load<F32>(bias.At(i, sizeof(float)) + (half * sizeof(float)), CacheHint.ReadOnly), Most);
-            Shared at = both.At(i, sizeof(float));
+            Shared at = _bias.At(i, sizeof(float));
             _k.Store(at, lower);
             _k.Store(at + (half * sizeof(float)), upper);
             _k.Store(at + (2 * half * sizeof(float)), -upper);
             _k.Store(at + (3 * half * sizeof(float)), lower);
         }
-
-        return both;
     }
 }

@@ -35,7 +35,8 @@ internal sealed class PrefillCopies
         if (_shape.Cache == ElementType.S8)
             _stagedScales = k.AllocateShared(PerThread * k.Threads * sizeof(float)).At(k.Thread, sizeof(float));
         if (_shape.Cache != ElementType.F32)
-            _conversion = new PrefillConversion(k, block, _shape, areKeys);
+            _conversion = new PrefillConversion(k, _shape, block.Arguments, areKeys);
+        _conversion?.LoadBias(block.Head, k.Thread, k.Threads);
     }
 
     /// <summary>[positions][chunks, swizzled].</summary>

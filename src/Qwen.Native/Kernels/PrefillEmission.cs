@@ -9,7 +9,11 @@ internal sealed class PrefillEmission(PtxBuilder k, AttentionShape shape, Prefil
 
     public void Emit()
     {
-        var block = new PrefillBlock(k, shape, tile.Rows);
+        var arguments = new AttentionArguments(k);
+        k.WaitForPreviousKernel();
+        k.LetNextKernelStart();
+        var block = new PrefillBlock(k, shape, arguments, tile.Rows, k.BlockX, k.BlockY, k.BlockZ);
+        k.ReturnIf(block.IsEmpty);
         Shared queries = tile.Allocate(k, tile.Rows);
         var keys = new PrefillCopies(k, block, tile, areKeys: true);
         var values = new PrefillCopies(k, block, tile, areKeys: false);

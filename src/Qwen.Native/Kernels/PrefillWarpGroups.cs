@@ -18,22 +18,20 @@ internal sealed class PrefillWarpGroups
     private readonly PtxBuilder _k;
     private readonly AttentionShape _shape;
     private readonly PrefillTiling _tiling;
-    private readonly PrefillBlock _block;
     private readonly MatrixLayout _queryLayout;
     private readonly Shared _queries;
-    private readonly U32 _start;
+    private readonly AttentionArguments _arguments;
+    private readonly U32 _works, _sequences;
     private readonly PrefillProducers _producers;
     private readonly PrefillStages _stages;
 
-    /// <summary>Takes shared memory.</summary>
+    /// <summary>Takes arguments and shared memory.</summary>
     public PrefillWarpGroups(PtxBuilder k, AttentionShape shape, PrefillTiling tiling)
     {
-        (_k, _shape, _tiling) = (k, shape, tiling);
-        _block = new PrefillBlock(k, shape, Rows);
+        (_k, _shape, _tiling, _arguments, _works, _sequences) = (k, shape, tiling, new AttentionArguments(k), k.Number("works"), k.Number("sequence_count"));
         _queryLayout = new MatrixLayout(Rows, shape.HeadDim * sizeof(ushort));
         _queries = _queryLayout.Allocate(k);
-        _start = _block.From / tiling.Positions * tiling.Positions;
-        _producers = new PrefillProducers(k, shape, _block, tiling.Positions, _start, Consumers * 4);
+        _producers = new PrefillProducers(k, shape, _arguments, tiling.Positions, Consumers * 4);
         _stages = _producers.Stages;
     }
 
@@ -42,13 +40,15 @@ internal sealed class PrefillWarpGroups
         using (_k.If(_k.Thread.Is(0)))
             _stages.Initialize();
         _k.Barrier();
+        _k.WaitForPreviousKernel();
+        _k.LetNextKernelStart();
         U32 group = _k.ShuffleFrom(_k.Warp, 0) >> 2; // the same for all lanes, as the compiler sees too
         // Of 65536 registers, for 128 threads that copy, or load and convert, and 256 that compute.
-        (int producing, int consuming) = _shape.Cache.Bytes() == 2 ? (40, 232) : (112, 200);
+        (int producing, int consuming) = _shape.Cache.Bytes() == 2 ? (40, 232) : _shape.HasKeyBias ? (120, 192) : (112, 200);
         _k.If(group.Is(0), () =>
         {
             _k.SetRegisters(producing, more: false);
-            _producers.Emit();
+            _producers.Emit(ForEachWork);
         }, () =>
         {
             _k.SetRegisters(consuming, more: true);
@@ -56,58 +56,85 @@ internal sealed class PrefillWarpGroups
         });
     }
 
+    /// <summary>
+    /// A work is 128 rows of a head of a sequence, those that see the most first. Blocks that are fewer than works go through them to and fro, so that each gets
+    /// long ones and short ones.
+    /// </summary>
+    private void ForEachWork(Action<PrefillBlock> emit)
+    {
+        U32 isBack = _k.Variable<U32>(0);
+        using (_k.For(0, _works, _k.GridX, out U32 first))
+        {
+            U32 work = first + _k.Select(isBack.Is(0), _k.BlockX, (_k.GridX - 1) - _k.BlockX), ofTile = work % (_sequences * _shape.KvHeads);
+            _k.Set(isBack, isBack ^ 1);
+            var block = new PrefillBlock(_k, _shape, _arguments, Rows, work / (_sequences * _shape.KvHeads), ofTile % _shape.KvHeads, ofTile / _shape.KvHeads);
+            using (_k.If(!block.IsEmpty, uniform: true))
+                emit(block);
+        }
+    }
+
     private void Consume(U32 group)
     {
         U32 firstRow = group * GroupRows, thread = _k.Thread % GroupThreads;
         Shared own = _queries.At(firstRow, _queryLayout.PanelWidth);
-        _block.StoreQueries(firstRow, GroupRows, thread, GroupThreads, (row, chunk) => own + _queryLayout.Offset(row, chunk));
-        _k.FenceAsyncProxy();
-        _k.Barrier(group + 1, GroupThreads);
-
         var rows = new PrefillRows(_k, _shape, 1, firstRow + ((_k.Warp & 3) * 16));
-        rows.Reset(_block);
         F32[][] scores = PrefillRows.Variables(_k, _tiling.Positions / 8, 4);
         U32[][] weights = [.. Enumerable.Range(0, _tiling.Positions / 16).Select(_ => Enumerable.Range(0, 4).Select(_ => _k.Variable<U32>()).ToArray())];
         MatrixDescriptor queries = _queryLayout.Describe(_k, own), keys = _stages.Layout.Describe(_k, _stages.First(0)), values = _stages.Layout.Describe(_k, _stages.First(1), transposed: true);
-        // A fragments by ldmatrix: rows lane % 16, chunk lane / 16 of a step.
-        U32[][] held = _tiling.HoldsQueries
-            ? [.. Enumerable.Range(0, _shape.HeadDim / 16).Select(step => _k.LoadMatrix(own + _queryLayout.Offset(((_k.Warp & 3) * 16) + (_k.Lane & 15), (_k.Lane >> 4) + (2 * step)), 4))]
-            : [];
-        U32 position = _k.Variable(_start), tile = _k.Variable<U32>(0);
-
-        _stages.WaitForTile(0, tile);
-        _k.FenceProducts();
-        Scores(0);
-        _k.WaitForProducts(0);
-        _stages.Release(0, tile);
-        rows.Mask([scores], position);
-        rows.Weigh(scores, 0); // sums are zeros
-        Pack();
-        if (_tiling.TakesTurns)
+        U32[][] held = [];
+        U32 tile = _k.Variable<U32>(0), next = _k.Variable<U32>();
+        ForEachWork(work =>
         {
-            using (_k.If(group.Is(1), uniform: true))
-                _k.BarrierArrive(Turn(0), Consumers * GroupThreads);
+            LoadQueries(work);
+            rows.Reset(work);
+            U32 start = work.From / _tiling.Positions * _tiling.Positions;
+            _stages.WaitForTile(0, tile);
+            _k.FenceProducts();
+            Scores(tile);
+            _k.WaitForProducts(0);
+            _stages.Release(0, tile);
+            rows.Mask([scores], start);
+            rows.Weigh(scores, 0); // sums are zeros
+            Pack();
+            if (_tiling.TakesTurns)
+            {
+                using (_k.If(group.Is(1), uniform: true))
+                    _k.BarrierArrive(Turn(0), Consumers * GroupThreads);
+            }
+
+            _k.Set(next, start + _tiling.Positions);
+            WaitForKeys(work, tile + 1);
+            if (_shape.SlidingWindow == 0)
+                Tiles(work, () => next + (_tiling.Positions - 1) <= work.First, isMasked: false);
+            Tiles(work, () => next <= work.Last, isMasked: true);
+
+            _stages.WaitForTile(1, tile);
+            _k.FenceProducts();
+            AddValues(tile);
+            _k.WaitForProducts(0);
+            _stages.Release(1, tile);
+            _k.AddInto(tile, 1);
+            if (_tiling.TakesTurns)
+            {
+                using (_k.If(group.Is(0), uniform: true))
+                    _k.Barrier(Turn(0), Consumers * GroupThreads); // the turn that the other group gave away last
+            }
+
+            rows.Store(work);
+        });
+
+        void LoadQueries(PrefillBlock work)
+        {
+            _k.Barrier(group + 1, GroupThreads); // the queries before are used up
+            work.StoreQueries(firstRow, GroupRows, thread, GroupThreads, (row, chunk) => own + _queryLayout.Offset(row, chunk));
+            _k.FenceAsyncProxy();
+            _k.Barrier(group + 1, GroupThreads);
+            // A fragments by ldmatrix: rows lane % 16, chunk lane / 16 of a step.
+            if (_tiling.HoldsQueries)
+                held = [.. Enumerable.Range(0, _shape.HeadDim / 16).Select(step => _k.LoadMatrix(own + _queryLayout.Offset(((_k.Warp & 3) * 16) + (_k.Lane & 15), (_k.Lane >> 4) + (2 * step)), 4))];
         }
 
-        U32 next = _k.Variable(position + _tiling.Positions);
-        WaitForKeys(next, tile + 1);
-        if (_shape.SlidingWindow == 0)
-            Tiles(() => next + (_tiling.Positions - 1) <= _block.First, isMasked: false);
-        Tiles(() => next <= _block.Last, isMasked: true);
-
-        _stages.WaitForTile(1, tile);
-        _k.FenceProducts();
-        AddValues(tile);
-        _k.WaitForProducts(0);
-        if (_tiling.TakesTurns)
-        {
-            using (_k.If(group.Is(0), uniform: true))
-                _k.Barrier(Turn(0), Consumers * GroupThreads); // the turn that the other group gave away last
-        }
-
-        rows.Store(_block);
-
-        void Tiles(Func<Pred> more, bool isMasked)
+        void Tiles(PrefillBlock work, Func<Pred> more, bool isMasked)
         {
             using (_k.While(more))
             {
@@ -126,7 +153,7 @@ internal sealed class PrefillWarpGroups
                     rows.Mask([scores], next);
                 F32[] shrink = rows.Weigh(scores, 0);
                 _k.Set(next, next + _tiling.Positions);
-                WaitForKeys(next, ahead + 1); // a branch, before which the compiler leaves the exponentials
+                WaitForKeys(work, ahead + 1); // a branch, before which the compiler leaves the exponentials
                 _k.WaitForProducts(0);
                 _stages.Release(1, tile);
                 rows.Shrink(shrink, 0);
@@ -171,10 +198,10 @@ internal sealed class PrefillWarpGroups
             }
         }
 
-        void WaitForKeys(U32 of, U32 tile)
+        void WaitForKeys(PrefillBlock work, U32 of)
         {
-            using (_k.If(of <= _block.Last, uniform: true))
-                _stages.WaitForTile(0, tile);
+            using (_k.If(next <= work.Last, uniform: true))
+                _stages.WaitForTile(0, of);
         }
 
         U32 Turn(U32 of) => of + (1 + Consumers);

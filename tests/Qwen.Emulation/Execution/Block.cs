@@ -127,9 +127,9 @@ internal sealed class Block : IDisposable
         if (barrier.Arrived.Count < expected)
             return;
         Shared.Synchronize(barrier.Arrived);
-        foreach ((Warp arrived, _) in barrier.Arrived)
+        foreach ((Warp arrived, bool waits) in barrier.Arrived)
         {
-            if (arrived.State == WarpState.AtBarrier)
+            if (waits) // one that went on may wait at another barrier by now
                 arrived.State = WarpState.Ready;
         }
 

@@ -59,6 +59,21 @@ public sealed class CooperationTests
     }
 
     [Fact]
+    public void AWarpThatOnlyArrivedAtABarrier_IsNotLetPastAnotherByIt()
+    {
+        using Machine machine = new();
+        DeviceBuffer to = machine.Buffer(sizeof(uint));
+        machine.Launch(Machine.Text("""
+            setp.ge.u32 %p1, %tx, 32; @%p1 bra WRITER;
+            bar.arrive 1, 64; bar.sync 2, 64; ld.shared.u32 %r1, [s]; st.global.u32 [%out], %r1;
+            ret;
+            WRITER: bar.sync 1, 64; st.shared.u32 [s], 7; bar.sync 2, 64;
+            ret;
+            """, "out", module: ".shared .align 4 .b8 s[4];"), 1, 64, 0, Argument.Of(to.Pointer));
+        Assert.Equal([7u], machine.Read<uint>(to));
+    }
+
+    [Fact]
     public void Atomics_OfAllBlocks_Add_InTheSameOrderEveryTime()
     {
         string text = Machine.Text("""

@@ -48,7 +48,8 @@ public sealed class PrefillAttentionKernelTests
     public void WarpGroups_GoThroughManyTiles(ElementType cache, int headDim, int group, int window, int positions, bool takesTurns, bool holdsQueries = false)
     {
         var shape = new AttentionShape(cache == ElementType.F16 ? cache : ElementType.BF16, cache, group, 1, headDim, 16, window, HasKeyBias: cache.Bytes() == 1);
-        Check(90, shape, [(500, 40), (0, 150), (1000, 1), (127, 20)], seed: 7, tiling: new PrefillTiling(positions, UsesWarpGroups: true, takesTurns, holdsQueries));
+        foreach (bool isPersistent in (bool[])[false, true])
+            Check(90, shape, [(500, 40), (0, 150), (1000, 1), (127, 20), (30, 300)], seed: 7, tiling: new PrefillTiling(positions, UsesWarpGroups: true, takesTurns, holdsQueries, isPersistent));
     }
 
     [Theory]
