@@ -41,8 +41,9 @@ internal sealed class NetworkMemoryCheck(params string[] models) : ICheck
         session.Note($"{path}: {planned}; the driver says {loaded:N0} ({(double)loaded / planned.Total:P2})");
 
         byte[] first = Hash(model), second = Hash(model); // runs as they are, captures, and replays: the second time all is replayed
+        Decode(model, TimeSpan.FromSeconds(0.5)); // what chooses tokens is compiled
         long warm = session.Device.FreeMemory, heap = GC.GetTotalMemory(forceFullCollection: true);
-        (int steps, long allocated) = Decode(model);
+        (int steps, long allocated) = Decode(model, Run);
         long grown = warm - session.Device.FreeMemory, heapGrown = GC.GetTotalMemory(forceFullCollection: true) - heap;
         session.Note($"{path}: kernels, graphs and the library take {before - warm - loaded:N0} bytes beside that; {steps:N0} steps took {grown:N0} bytes of the device, {heapGrown:N0} of the heap, and allocated {(double)allocated / steps:0.0} bytes a step");
         CheckSession.True(Math.Abs(loaded - planned.Total) <= MostDeviation * planned.Total, $"{loaded:N0} bytes were taken, {planned.Total:N0} planned: more than {MostDeviation:P0} apart");
@@ -79,13 +80,13 @@ internal sealed class NetworkMemoryCheck(params string[] models) : ICheck
     }
 
     /// <summary>Steps for a while, over and over to the longest context; how many, and what they allocated on this thread.</summary>
-    private static (int Steps, long Allocated) Decode(LoadedModel model)
+    private static (int Steps, long Allocated) Decode(LoadedModel model, TimeSpan time)
     {
         using var evaluator = new SequenceEvaluator(model, Sequences);
         int[] tokens = new int[Sequences];
         int steps = 0;
         long start = Stopwatch.GetTimestamp(), allocated = GC.GetAllocatedBytesForCurrentThread();
-        while (Stopwatch.GetElapsedTime(start) < Run)
+        while (Stopwatch.GetElapsedTime(start) < time)
         {
             if (evaluator.Position == Longest)
                 evaluator.Reset();
