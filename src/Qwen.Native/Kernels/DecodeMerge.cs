@@ -19,18 +19,20 @@ internal sealed class DecodeMerge
     public const int TicketBytes = 2 * LevelBytes;
 
     private const int LevelBytes = MostBlocks * 2 * sizeof(uint);
-    private const int Width = 4;
+    private const int PartsAtOnce = DecodeSchedule.PartsAtOnce, Width = 4;
 
     private readonly PtxBuilder k;
     private readonly AttentionShape _shape;
     private readonly Global _tickets, _parts;
-    private readonly Shared _ticket;
+    private readonly Shared _ticket, _maxima, _weights; // the last two [part][query], of the parts that are merged
 
-    /// <summary>Takes a word of shared memory.</summary>
+    /// <summary>Takes shared memory.</summary>
     public DecodeMerge(PtxBuilder builder, AttentionShape shape, Global workspace)
     {
         (k, _shape, _tickets, _parts) = (builder, shape, workspace, workspace + TicketBytes);
         _ticket = k.AllocateShared(sizeof(uint));
+        _maxima = k.AllocateShared(PartsAtOnce * shape.Group * sizeof(float));
+        _weights = k.AllocateShared(PartsAtOnce * shape.Group * sizeof(float));
     }
 
     private int Columns => _shape.Group * _shape.HeadDim; // of all queries of a head
@@ -55,8 +57,8 @@ internal sealed class DecodeMerge
     public void Merge(U32 first, U32 parts, Global rows)
     {
         // Of the parts begin, begin + stride, ... so many are merged into the first of them.
-        U32 begin = k.Variable((k.BlockX - first) / DecodeSchedule.PartsAtOnce * DecodeSchedule.PartsAtOnce), stride = k.Variable<U32>(1);
-        U32 count = k.Variable(k.Min(parts - begin, DecodeSchedule.PartsAtOnce)), level = k.Variable<U32>(0);
+        U32 begin = k.Variable((k.BlockX - first) / PartsAtOnce * PartsAtOnce), stride = k.Variable<U32>(1);
+        U32 count = k.Variable(k.Min(parts - begin, PartsAtOnce)), level = k.Variable<U32>(0);
         using (k.While(() => count > 0))
         {
             k.Barrier(); // what the block wrote comes before its ticket
@@ -65,20 +67,18 @@ internal sealed class DecodeMerge
                 k.FenceDevice();
                 Global ticket = _tickets.At(level, LevelBytes).At(Slot(first + begin, begin.Is(0)), sizeof(uint));
                 k.Store(_ticket, k.AtomicIncrement(ticket, count - 1));
+                k.FenceDevice(); // and what others wrote before theirs is seen behind the barrier
             }
 
             k.Barrier();
-            Pred isLast = k.Load<U32>(_ticket).Is(count - 1), isEnd = stride.Is(DecodeSchedule.PartsAtOnce) | (parts <= DecodeSchedule.PartsAtOnce);
+            Pred isLast = k.Load<U32>(_ticket).Is(count - 1), isEnd = stride.Is(PartsAtOnce) | (parts <= PartsAtOnce);
             using (k.If(isLast, uniform: true))
-            {
-                k.FenceDevice();
                 Sum(first, begin, stride, count, isEnd, rows);
-            }
 
             // On with the groups, if there are others.
-            k.Set(count, k.Select<U32>(isLast & !isEnd, (parts + (DecodeSchedule.PartsAtOnce - 1)) / DecodeSchedule.PartsAtOnce, 0));
+            k.Set(count, k.Select<U32>(isLast & !isEnd, (parts + (PartsAtOnce - 1)) / PartsAtOnce, 0));
             k.Set(begin, 0);
-            k.Set(stride, DecodeSchedule.PartsAtOnce);
+            k.Set(stride, PartsAtOnce);
             k.Set(level, 1);
         }
     }
@@ -87,46 +87,51 @@ internal sealed class DecodeMerge
 
     private Global Part(U32 slot) => _parts.At(slot, PartBytes(_shape));
 
-    // A thread has four columns of a query, or several times that, and several parts' under way. Blocks wrote them meanwhile: past L1.
+    // A thread has four columns of a query, or several times that, and many parts' under way. Blocks wrote them meanwhile: past L1.
     private void Sum(U32 first, U32 begin, U32 stride, U32 count, Pred isEnd, Global rows)
     {
-        int vectors = Columns / Width, perThread = (vectors + k.Threads - 1) / k.Threads, ahead = Math.Max(1, 8 / perThread); // more take registers that blocks are then short of
+        int vectors = Columns / Width, perThread = (vectors + k.Threads - 1) / k.Threads, ahead = perThread == 1 ? PartsAtOnce / 2 : Math.Max(1, 12 / perThread); // more take registers that blocks are then short of
         U32[] columns = [.. Enumerable.Range(0, perThread).Select(i => k.Min(k.Thread + (i * k.Threads), vectors - 1) * Width)]; // some have the last ones, too
         U32[] queries = [.. columns.Select(column => column / _shape.HeadDim)];
+        using (k.For(k.Thread, count * _shape.Group, k.Threads, out U32 pair))
+        {
+            U32 nth = pair / _shape.Group, query = pair % _shape.Group;
+            Global part = PartOf(nth);
+            k.Store(_maxima.At(pair, sizeof(float)), k.Load<F32>(Maximum(part, query), CacheHint.L2Only));
+            k.Store(_weights.At(pair, sizeof(float)), k.Load<F32>(Weight(part, query), CacheHint.L2Only));
+        }
+
         F32[][] sums = [.. columns.Select(_ => Enumerable.Range(0, Width).Select(_ => k.Variable<F32>(0f)).ToArray())];
         F32[] weights = [.. columns.Select(_ => k.Variable<F32>(0f))], maxima = [.. columns.Select(_ => k.Variable<F32>(float.NegativeInfinity))];
         using (k.For(0, count, ahead, out U32 index))
         {
-            var loaded = new (F32[] Values, F32 Maximum, F32 Weight)[ahead, perThread];
+            var values = new F32[ahead][][];
             for (int a = 0; a < ahead; a++)
             {
-                U32 of = begin + (k.Min(index + a, count - 1) * stride);
-                Global part = Part(Slot(first + of, of.Is(0)));
+                Global part = PartOf(k.Min(index + a, count - 1));
+                values[a] = [.. columns.Select(column => k.LoadVector<F32>(part.At(column, sizeof(float)), Width, CacheHint.L2Only))];
+            }
+
+            using (k.If(index.Is(0), uniform: true))
+            {
+                k.Barrier(); // maxima and weights are there
                 for (int i = 0; i < perThread; i++)
                 {
-                    F32 maximum = k.Load<F32>(Maximum(part, queries[i]), CacheHint.L2Only);
-                    loaded[a, i] = (
-                        k.LoadVector<F32>(part.At(columns[i], sizeof(float)), Width, CacheHint.L2Only),
-                        a == 0 ? maximum : k.Select<F32>(index + a < count, maximum, float.NegativeInfinity),
-                        k.Load<F32>(Weight(part, queries[i]), CacheHint.L2Only));
+                    using (k.For(0, count, out U32 nth))
+                        k.Set(maxima[i], k.Max(maxima[i], k.Load<F32>(Of(_maxima, nth, queries[i]))));
                 }
             }
 
-            for (int i = 0; i < perThread; i++)
+            for (int a = 0; a < ahead; a++)
             {
-                F32 maximum = maxima[i];
-                for (int a = 0; a < ahead; a++)
-                    maximum = k.Max(maximum, loaded[a, i].Maximum);
-                F32 shrink = k.Exp2(maxima[i] - maximum); // 0 at first
-                k.Set(maxima[i], maximum);
-                foreach (F32 sum in (F32[])[.. sums[i], weights[i]])
-                    k.MultiplyInto(sum, shrink);
-                for (int a = 0; a < ahead; a++)
+                U32 nth = k.Min(index + a, count - 1);
+                Pred exists = index + a < count;
+                for (int i = 0; i < perThread; i++)
                 {
-                    F32 factor = k.Exp2(loaded[a, i].Maximum - maximum);
+                    F32 factor = k.Select<F32>(exists, k.Exp2(k.Load<F32>(Of(_maxima, nth, queries[i])) - maxima[i]), 0f);
                     for (int c = 0; c < Width; c++)
-                        k.FmaInto(sums[i][c], loaded[a, i].Values[c], factor);
-                    k.FmaInto(weights[i], loaded[a, i].Weight, factor);
+                        k.FmaInto(sums[i][c], values[a][i][c], factor);
+                    k.FmaInto(weights[i], k.Load<F32>(Of(_weights, nth, queries[i])), factor);
                 }
             }
         }
@@ -142,5 +147,13 @@ internal sealed class DecodeMerge
             k.Store(Maximum(result, queries[i]), maxima[i], isFirst);
             k.Store(Weight(result, queries[i]), weights[i], isFirst);
         }
+
+        Global PartOf(U32 nth)
+        {
+            U32 of = begin + (nth * stride);
+            return Part(Slot(first + of, of.Is(0)));
+        }
+
+        Shared Of(Shared table, U32 nth, U32 query) => table.At((nth * _shape.Group) + query, sizeof(float));
     }
 }

@@ -106,8 +106,11 @@ public sealed partial class PtxBuilder
     /// <summary>Adds to shared memory and returns what was there.</summary>
     public U32 AtomicAdd(Shared address, U32 value) => Atomic("atom.shared.add.u32", address.ToString(), value.Operand);
 
-    /// <summary>What this thread wrote before is seen by the whole device before what it writes after.</summary>
-    public void FenceDevice() => Line("membar.gl;");
+    /// <summary>
+    /// What this thread wrote, or saw written, before is seen by the whole device before what it writes after: between a result and its ticket, and between a
+    /// ticket and the results of others. Cheaper than membar, which also puts the fences of all threads in one order.
+    /// </summary>
+    public void FenceDevice() => Line("fence.acq_rel.gpu;");
 
     /// <summary>Reads a word that another block releases: what it wrote before is seen after.</summary>
     public U32 LoadAcquire(Global address)
