@@ -24,15 +24,26 @@ internal sealed class DecodeMerge
     private readonly PtxBuilder k;
     private readonly AttentionShape _shape;
     private readonly Global _tickets, _parts;
-    private readonly Shared _ticket, _maxima, _weights; // the last two [part][query], of the parts that are merged
+    private readonly Shared _ticket, _maxima, _factors, _weights; // but for the ticket [part][query], of the parts that are merged
 
     /// <summary>Takes shared memory.</summary>
     public DecodeMerge(PtxBuilder builder, AttentionShape shape, Global workspace)
     {
         (k, _shape, _tickets, _parts) = (builder, shape, workspace, workspace + TicketBytes);
         _ticket = k.AllocateShared(sizeof(uint));
-        _maxima = k.AllocateShared(PartsAtOnce * shape.Group * sizeof(float));
-        _weights = k.AllocateShared(PartsAtOnce * shape.Group * sizeof(float));
+        _maxima = k.AllocateShared(Padded * shape.Group * sizeof(float));
+        _factors = k.AllocateShared(Padded * shape.Group * sizeof(float));
+        _weights = k.AllocateShared(Padded * shape.Group * sizeof(float));
+    }
+
+    // As many parts as PartsAtOnce in whole loads of as many as are under way.
+    private int Padded
+    {
+        get
+        {
+            int ahead = Ahead(((Columns / Width) + k.Threads - 1) / k.Threads);
+            return (PartsAtOnce + ahead - 1) / ahead * ahead;
+        }
     }
 
     private int Columns => _shape.Group * _shape.HeadDim; // of all queries of a head
@@ -83,57 +94,58 @@ internal sealed class DecodeMerge
         }
     }
 
+    // More take registers that blocks are then short of.
+    private static int Ahead(int perThread) => Math.Max(1, 12 / perThread);
+
     private U32 Slot(U32 block, Pred begins) => (block * 2) + k.Select<U32>(begins, 1, 0);
 
     private Global Part(U32 slot) => _parts.At(slot, PartBytes(_shape));
 
-    // A thread has four columns of a query, or several times that, and many parts' under way. Blocks wrote them meanwhile: past L1.
+    // A thread has four columns of a query, or several times that, and many parts' under way: all is asked for before anything is waited for. Blocks wrote the
+    // parts meanwhile: past L1.
     private void Sum(U32 first, U32 begin, U32 stride, U32 count, Pred isEnd, Global rows)
     {
-        int vectors = Columns / Width, perThread = (vectors + k.Threads - 1) / k.Threads, ahead = perThread == 1 ? PartsAtOnce / 2 : Math.Max(1, 12 / perThread); // more take registers that blocks are then short of
+        int vectors = Columns / Width, perThread = (vectors + k.Threads - 1) / k.Threads, ahead = Ahead(perThread);
         U32[] columns = [.. Enumerable.Range(0, perThread).Select(i => k.Min(k.Thread + (i * k.Threads), vectors - 1) * Width)]; // some have the last ones, too
         U32[] queries = [.. columns.Select(column => column / _shape.HeadDim)];
-        using (k.For(k.Thread, count * _shape.Group, k.Threads, out U32 pair))
+        var pairs = new (U32 Pair, F32 Maximum, F32 Weight)[((Padded * _shape.Group) + k.Threads - 1) / k.Threads];
+        for (int i = 0; i < pairs.Length; i++)
         {
-            U32 nth = pair / _shape.Group, query = pair % _shape.Group;
-            Global part = PartOf(nth);
-            k.Store(_maxima.At(pair, sizeof(float)), k.Load<F32>(Maximum(part, query), CacheHint.L2Only));
-            k.Store(_weights.At(pair, sizeof(float)), k.Load<F32>(Weight(part, query), CacheHint.L2Only));
+            U32 pair = k.Thread + (i * k.Threads), query = pair % _shape.Group;
+            Pred exists = pair < count * _shape.Group;
+            Global part = PartOf(pair / _shape.Group);
+            F32 maximum = k.Load<F32>(Maximum(part, query), CacheHint.L2Only, exists);
+            pairs[i] = (pair, k.Select<F32>(exists, maximum, float.NegativeInfinity), k.Load<F32>(Weight(part, query), CacheHint.L2Only, exists));
         }
 
+        F32[][][] values = [.. Enumerable.Range(0, ahead).Select(_ => columns.Select(_ => Enumerable.Range(0, Width).Select(_ => k.Variable<F32>()).ToArray()).ToArray())];
+        LoadValues(0);
+        foreach ((U32 pair, F32 maximum, F32 weight) in pairs)
+            k.Store(_maxima.At(pair, sizeof(float)), maximum, pair < Padded * _shape.Group);
+        k.Barrier();
+        foreach ((U32 pair, F32 maximum, F32 weight) in pairs)
+        {
+            F32 factor = k.Exp2(maximum - MaximumOf(pair % _shape.Group));
+            k.Store(_factors.At(pair, sizeof(float)), factor, pair < Padded * _shape.Group);
+            k.Store(_weights.At(pair, sizeof(float)), weight * factor, pair < Padded * _shape.Group);
+        }
+
+        k.Barrier();
         F32[][] sums = [.. columns.Select(_ => Enumerable.Range(0, Width).Select(_ => k.Variable<F32>(0f)).ToArray())];
-        F32[] weights = [.. columns.Select(_ => k.Variable<F32>(0f))], maxima = [.. columns.Select(_ => k.Variable<F32>(float.NegativeInfinity))];
         using (k.For(0, count, ahead, out U32 index))
         {
-            var values = new F32[ahead][][];
             for (int a = 0; a < ahead; a++)
             {
-                Global part = PartOf(k.Min(index + a, count - 1));
-                values[a] = [.. columns.Select(column => k.LoadVector<F32>(part.At(column, sizeof(float)), Width, CacheHint.L2Only))];
-            }
-
-            using (k.If(index.Is(0), uniform: true))
-            {
-                k.Barrier(); // maxima and weights are there
                 for (int i = 0; i < perThread; i++)
                 {
-                    using (k.For(0, count, out U32 nth))
-                        k.Set(maxima[i], k.Max(maxima[i], k.Load<F32>(Of(_maxima, nth, queries[i]))));
-                }
-            }
-
-            for (int a = 0; a < ahead; a++)
-            {
-                U32 nth = k.Min(index + a, count - 1);
-                Pred exists = index + a < count;
-                for (int i = 0; i < perThread; i++)
-                {
-                    F32 factor = k.Select<F32>(exists, k.Exp2(k.Load<F32>(Of(_maxima, nth, queries[i])) - maxima[i]), 0f);
+                    F32 factor = k.Load<F32>(_factors.At((index * _shape.Group) + queries[i], sizeof(float)) + (a * _shape.Group * sizeof(float)));
                     for (int c = 0; c < Width; c++)
                         k.FmaInto(sums[i][c], values[a][i][c], factor);
-                    k.FmaInto(weights[i], k.Load<F32>(Of(_weights, nth, queries[i])), factor);
                 }
             }
+
+            using (k.If(index + ahead < count, uniform: true))
+                LoadValues(index + ahead);
         }
 
         k.Barrier(); // the first part has been read
@@ -141,19 +153,32 @@ internal sealed class DecodeMerge
         for (int i = 0; i < perThread; i++)
         {
             Pred exists = k.Thread + (i * k.Threads) < vectors, isPart = exists & !isEnd, isFirst = isPart & (columns[i] % _shape.HeadDim).Is(0);
-            F32 inverse = k.Reciprocal(weights[i]);
+            F32 weight = Over(_weights, queries[i], (a, b) => a + b), inverse = k.Reciprocal(weight);
             k.StoreElements(_shape.Type, rows.At(columns[i], sizeof(ushort)), [.. sums[i].Select(sum => sum * inverse)], exists & isEnd);
             k.StoreVector<F32>(result.At(columns[i], sizeof(float)), sums[i], isPart);
-            k.Store(Maximum(result, queries[i]), maxima[i], isFirst);
-            k.Store(Weight(result, queries[i]), weights[i], isFirst);
+            k.Store(Maximum(result, queries[i]), MaximumOf(queries[i]), isFirst);
+            k.Store(Weight(result, queries[i]), weight, isFirst);
         }
+
+        void LoadValues(U32 index)
+        {
+            for (int a = 0; a < ahead; a++)
+            {
+                Global part = PartOf(k.Min(index + a, count - 1)); // past the last, its values again, times zero
+                for (int i = 0; i < perThread; i++)
+                    k.LoadInto<F32>(values[a][i], part.At(columns[i], sizeof(float)), CacheHint.L2Only);
+            }
+        }
+
+        F32 MaximumOf(U32 query) => Over(_maxima, query, k.Max);
+
+        F32 Over(Shared table, U32 query, Func<F32, F32, F32> combine) => Enumerable.Range(0, PartsAtOnce)
+            .Select(part => k.Load<F32>(table.At(query, sizeof(float)) + (part * _shape.Group * sizeof(float)))).Aggregate(combine);
 
         Global PartOf(U32 nth)
         {
             U32 of = begin + (nth * stride);
             return Part(Slot(first + of, of.Is(0)));
         }
-
-        Shared Of(Shared table, U32 nth, U32 query) => table.At((nth * _shape.Group) + query, sizeof(float));
     }
 }
