@@ -99,7 +99,7 @@ internal sealed class GemvLayerCheck : ICheck
     private static Action<bool> Chain(CheckSession session, KernelCache cache, Weights weights, Memory memory, int tokens, (string Part, GemvTiling Tiling)? other, Norms norms, int layers)
     {
         GemvTiling[] tilings = [.. _parts.Select(part => other is { } o && o.Part == part.Name ? o.Tiling : weights.Tiling(part, session.Device.Info))];
-        Launch[] products = [.. _parts.Zip(tilings, (part, tiling) => weights.Product(cache, session.Stream, part, tiling, norms != Norms.Fused ? FusedNorm.None : part.Accumulate ? FusedNorm.OfResult : FusedNorm.OfInput))];
+        Launch[] products = [.. _parts.Zip(tilings, (part, tiling) => weights.Product(cache, session.Stream, part, tiling, norms != Norms.Fused ? FusedNorm.None : HalfOf(part)))];
         var norm = new RmsNormKernel(cache, ElementType.BF16, Hidden);
         return alone =>
         {
@@ -113,7 +113,7 @@ internal sealed class GemvLayerCheck : ICheck
                     (DeviceBuffer x, DeviceBuffer y) = i switch { 0 => (memory.Normed, memory.Qkv), 1 => (memory.Qkv, memory.Hidden), 2 => (memory.Normed, memory.Activated), _ => (memory.Activated, memory.Hidden) };
                     DevicePointer w = at;
                     Launch product = products[i];
-                    var fused = new FusedNormArguments(memory.Squares.Pointer, tilings[(i + 3) % 4].Groups(Hidden, gated: false), 1e-6f, memory.Ones.Pointer, memory.Normed.Pointer);
+                    FusedNormArguments fused = norms == Norms.Fused ? new(HalfOf(_parts[i]), memory.Squares.Pointer, 1e-6f, memory.Ones.Pointer, memory.Normed.Pointer) : default;
                     Run(() => product(w, memory.Ones.Pointer, x.Pointer, y.Pointer, tokens, fused));
                     at += memory.Place(_parts[i]);
                 }
@@ -127,6 +127,8 @@ internal sealed class GemvLayerCheck : ICheck
             }
         };
     }
+
+    private static FusedNorm HalfOf(Part part) => part.Accumulate ? FusedNorm.OfResult : FusedNorm.OfInput;
 
     /// <summary>What becomes of the norms before qkv and before gate and up.</summary>
     private enum Norms

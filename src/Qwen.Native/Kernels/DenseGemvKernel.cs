@@ -62,7 +62,7 @@ public sealed class DenseGemvKernel(KernelCache cache, DenseProduct product, Gem
             stream, tiling.Grid(groups, _multiprocessors),
             [
                 Argument.Of(weights), Argument.Of(scales), Argument.Of(x), Argument.Of(bias), Argument.Of(y), Argument.Of(product.Gated ? outputs / 2 : outputs), Argument.Of(groups), Argument.Of(inputs),
-                Argument.Of(tokens), Argument.Of(norm.Squares), Argument.Of(norm.Weight), Argument.Of(norm.Scaled), Argument.Of(norm.Parts), Argument.Of(norm.Epsilon),
+                Argument.Of(tokens), Argument.Of(norm.Squares), Argument.Of(norm.Weight), Argument.Of(norm.Scaled), Argument.Of(norm.Epsilon),
             ],
             overlapPrevious: true);
     }
@@ -99,7 +99,7 @@ public sealed class DenseGemvKernel(KernelCache cache, DenseProduct product, Gem
             for (int half = 0; half < 2; half++)
                 LoadX(x, half, token, k.Warp, member, bytesOfToken);
 
-            var epilogue = new GemvEpilogue(k, tiling, product.Gated, product.Result, _y, _results, _groups, _tokens)
+            var epilogue = new GemvEpilogue(k, tiling, product.Gated, product.Result, _y, _results, _tokens)
             {
                 Norm = _norm,
                 Scale = product.Scale is MatmulScale.Row or MatmulScale.Tensor

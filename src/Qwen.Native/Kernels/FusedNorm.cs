@@ -19,21 +19,22 @@ public enum FusedNorm
     OfResult,
 }
 
-/// <summary>What a product with a fused norm reads and writes for it.</summary>
-/// <param name="Squares">F32 [tokens, Parts]: sums of squares of parts of the hidden state; written, of the result.</param>
-/// <param name="Parts">Of the input: how many parts there are (<see cref="GemvTiling.Groups"/> of the product before).</param>
+/// <summary>What a product reads and writes for its half of a norm.</summary>
+/// <param name="Half">Which.</param>
+/// <param name="Squares">F32 [tokens, ceil(columns / <see cref="PartColumns"/>)]: sums of squares of parts of the hidden state. Written, of the result.</param>
 /// <param name="Epsilon">Of the input: keeps a row of zeros finite.</param>
 /// <param name="Weight">Of the result: F32 [outputs], the norm's weights.</param>
 /// <param name="Scaled">Of the result: [tokens, outputs], y * weight.</param>
-public readonly record struct FusedNormArguments(DevicePointer Squares, int Parts = 0, float Epsilon = 0, DevicePointer Weight = default, DevicePointer Scaled = default)
+public readonly record struct FusedNormArguments(FusedNorm Half, DevicePointer Squares, float Epsilon = 0, DevicePointer Weight = default, DevicePointer Scaled = default)
 {
-    /// <summary>Refuses what the kernel would misread.</summary>
+    /// <summary>Columns of the hidden state whose squares are added up: those of a tile.</summary>
+    public const int PartColumns = GemvTiling.TileOutputs;
+
+    /// <summary>Refuses what the kernel for another half would misread.</summary>
     internal void Check(FusedNorm norm)
     {
-        if (norm != FusedNorm.None && Squares.IsNull)
-            throw new ArgumentOutOfRangeException(nameof(norm), norm, "sums of squares have no place.");
-        if (norm == FusedNorm.OfInput)
-            ArgumentOutOfRangeException.ThrowIfLessThan(Parts, 1);
+        if (Half != norm || Squares.IsNull != (norm == FusedNorm.None))
+            throw new ArgumentOutOfRangeException(nameof(norm), this, $"the kernel is for a norm {norm}.");
     }
 }
 
@@ -43,7 +44,6 @@ internal sealed class FusedNormEmission(PtxBuilder k, FusedNorm norm, ElementTyp
     private const int PartsAtOnce = 8; // of a lane: loads that wait together
 
     private readonly Global _squares = k.Pointer("squares"), _weight = k.Pointer("norm_weight"), _scaled = k.Pointer("scaled");
-    private readonly U32 _parts = k.Number("parts");
     private readonly F32 _epsilon = k.Float("epsilon");
     private Shared _inverses;
 
@@ -57,15 +57,16 @@ internal sealed class FusedNormEmission(PtxBuilder k, FusedNorm norm, ElementTyp
         if (!OfInput)
             return;
         _inverses = k.AllocateShared(GemvEpilogue.MostTokens * sizeof(float));
+        U32 parts = Parts(columns);
         using (k.For(k.Warp, tokens, k.Warps, out U32 token))
         {
             F32 sum = k.Variable<F32>(0f);
-            using (k.For(0, _parts, 32 * PartsAtOnce, out U32 first))
+            using (k.For(0, parts, 32 * PartsAtOnce, out U32 first))
             {
                 F32[] squares = [.. Enumerable.Range(0, PartsAtOnce).Select(i =>
                 {
                     U32 part = first + (k.Lane + (i * 32));
-                    return k.Load<F32>(_squares.At((token * _parts) + part, sizeof(float)), when: part < _parts);
+                    return k.Load<F32>(_squares.At((token * parts) + part, sizeof(float)), when: part < parts);
                 })];
                 foreach (F32 value in squares)
                     k.AddInto(sum, value);
@@ -85,7 +86,16 @@ internal sealed class FusedNormEmission(PtxBuilder k, FusedNorm norm, ElementTyp
     /// <summary>Writes a result times its weight.</summary>
     public void Scaled(U32 at, F32 value) => k.StoreElements(type, _scaled.At(at, type.Bytes()), [value]);
 
-    /// <summary>Writes the sum of the squares of a token's results of a group, each in a lane of its own; of lanes without a result it is zero.</summary>
-    public void Squares(F32 result, int lanes, U32 token, U32 group, U32 groups, Pred writes) =>
-        k.Store(_squares.At((token * groups) + group, sizeof(float)), k.SumLanes(result * result, lanes), writes);
+    /// <summary>Writes the sum of the squares of the results of each tile, which neighbouring lanes have; a lane without a result has zero.</summary>
+    /// <param name="result">This lane's.</param>
+    /// <param name="exists">Whether it has one.</param>
+    /// <param name="token">Its token.</param>
+    /// <param name="output">Its output.</param>
+    /// <param name="outputs">Columns of the hidden state.</param>
+    public void Squares(F32 result, Pred exists, U32 token, U32 output, U32 outputs) =>
+        k.Store(
+            _squares.At((token * Parts(outputs)) + (output / FusedNormArguments.PartColumns), sizeof(float)), k.SumLanes(result * result, FusedNormArguments.PartColumns),
+            exists & (k.Lane % FusedNormArguments.PartColumns).Is(0));
+
+    private static U32 Parts(U32 columns) => (columns + (FusedNormArguments.PartColumns - 1)) / FusedNormArguments.PartColumns;
 }

@@ -13,9 +13,8 @@ namespace Qwen.Native.Kernels;
 /// <param name="type">Type of y.</param>
 /// <param name="y">[tokens, results].</param>
 /// <param name="results">Outputs; of a gated product half of them.</param>
-/// <param name="groups">Rows of tiles.</param>
 /// <param name="tokens">1 to 8.</param>
-internal sealed class GemvEpilogue(PtxBuilder k, GemvTiling tiling, bool gated, ElementType type, Global y, U32 results, U32 groups, U32 tokens)
+internal sealed class GemvEpilogue(PtxBuilder k, GemvTiling tiling, bool gated, ElementType type, Global y, U32 results, U32 tokens)
 {
     /// <summary>Most tokens: the columns of an mma.</summary>
     public const int MostTokens = 8;
@@ -79,7 +78,7 @@ internal sealed class GemvEpilogue(PtxBuilder k, GemvTiling tiling, bool gated, 
             }
 
             if (Norm.OfResult)
-                Norm.Squares(stored, _resultsOfGroup, result.Token, group, groups, (result.Token < tokens) & (k.Lane % _resultsOfGroup).Is(0));
+                Norm.Squares(stored, result.Exists, result.Token, result.Output, results);
         }
 
         F32 Sum(Shared column, U32 token, int i, int half)

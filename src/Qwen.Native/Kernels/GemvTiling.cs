@@ -58,7 +58,7 @@ public readonly record struct GemvTiling(int RowTiles, int Warps, int Slots, int
     internal int ResultsOfGroup(bool gated) => gated ? TileOutputs : RowTiles * TileOutputs;
 
     /// <summary>Rows of tiles (pairs of such) of a matrix.</summary>
-    public int Groups(int outputs, bool gated) => ((gated ? outputs / 2 : outputs) + ResultsOfGroup(gated) - 1) / ResultsOfGroup(gated);
+    internal int Groups(int outputs, bool gated) => ((gated ? outputs / 2 : outputs) + ResultsOfGroup(gated) - 1) / ResultsOfGroup(gated);
 
     /// <summary>Blocks for so many rows: as few as take the same number of turns.</summary>
     internal int Grid(int groups, int multiprocessors)

@@ -64,7 +64,7 @@ public sealed class PackedGemvKernel(KernelCache cache, PackedProduct product, G
             [
                 Argument.Of(weights), Argument.Of(weights + matrix.CodeBytes), Argument.Of(x), Argument.Of(bias), Argument.Of(y),
                 Argument.Of(product.Gated ? matrix.Outputs / 2 : matrix.Outputs), Argument.Of(groups), Argument.Of(matrix.Inputs), Argument.Of(matrix.ColumnTiles), Argument.Of(rows),
-                Argument.Of(norm.Squares), Argument.Of(norm.Weight), Argument.Of(norm.Scaled), Argument.Of(norm.Parts), Argument.Of(norm.Epsilon),
+                Argument.Of(norm.Squares), Argument.Of(norm.Weight), Argument.Of(norm.Scaled), Argument.Of(norm.Epsilon),
             ],
             overlapPrevious: true);
     }
@@ -121,7 +121,7 @@ public sealed class PackedGemvKernel(KernelCache cache, PackedProduct product, G
             for (int piece = 0; piece < x.Length; piece++)
                 LoadX(x, piece, row, k.Warp, inputsOfRow);
 
-            var epilogue = new GemvEpilogue(k, tiling, product.Gated, product.Result, _y, _results, _groups, _rows)
+            var epilogue = new GemvEpilogue(k, tiling, product.Gated, product.Result, _y, _results, _rows)
             {
                 Norm = _norm,
                 Bias = product.Bias ? (output, exists) => k.Load<F32>(_bias.At(output, sizeof(float)), CacheHint.ReadOnly, exists) : null,

@@ -99,8 +99,16 @@ public sealed unsafe class CpuBackend : IBackend
         Cpu.RmsNorm.Apply(_pool, Values(x), x.Columns, Values(weight), epsilon, Values(y), y.Columns, rows, weight.Length);
 
     /// <inheritdoc/>
-    public void Linear(Activations x, LinearWeights weights, Activations y, int rows, bool accumulate = false) =>
-        _projection!.Linear(((CpuLinearWeights)weights).Matrix, Values(x), x.Columns, rows, Values(y), y.Columns, accumulate);
+    public void Linear(Activations x, LinearWeights weights, Activations y, int rows) =>
+        _projection!.Linear(((CpuLinearWeights)weights).Matrix, Values(x), x.Columns, rows, Values(y), y.Columns, accumulate: false);
+
+    /// <inheritdoc/>
+    public void AddLinear(Activations x, LinearWeights weights, Activations hidden, int rows, HiddenNorm? norm)
+    {
+        _projection!.Linear(((CpuLinearWeights)weights).Matrix, Values(x), x.Columns, rows, Values(hidden), hidden.Columns, accumulate: true);
+        if (norm is { } after)
+            RmsNorm(hidden, after.Weight, after.Epsilon, after.Result, rows, after.Next);
+    }
 
     /// <inheritdoc/>
     public void GatedLinear(Activations x, LinearWeights gateUp, Activations y, LinearWeights next) =>

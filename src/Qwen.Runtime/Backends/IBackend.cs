@@ -119,6 +119,13 @@ public sealed record AttentionLayer(
     int Layer, int Heads, int KvHeads, int HeadDim, int SlidingWindow, VectorWeights? QueryNorm, VectorWeights? KeyNorm, float NormEpsilon, VectorWeights? KeyBias,
     LinearWeights Output);
 
+/// <summary>The norm of a hidden state, as <see cref="IBackend.RmsNorm"/> has it.</summary>
+/// <param name="Weight">The norm's.</param>
+/// <param name="Epsilon">Keeps a row of zeros finite.</param>
+/// <param name="Result">The result.</param>
+/// <param name="Next">The product that the result is for, and nothing else: a backend may leave a part of the norm to it.</param>
+public readonly record struct HiddenNorm(VectorWeights Weight, float Epsilon, Activations Result, LinearWeights Next);
+
 /// <summary>Takes weights from a checkpoint into the form that something computes on.</summary>
 public interface IWeightTarget
 {
@@ -172,8 +179,11 @@ public interface IBackend : IWeightTarget, IDisposable
     /// <param name="next">The product that y is for, and nothing else: a backend may write y in the form which that wants.</param>
     void RmsNorm(Activations x, VectorWeights weight, float epsilon, Activations y, int rows, LinearWeights next);
 
-    /// <summary>y[t, :] (+)= W x[t, :] + bias, for the first <paramref name="rows"/> rows.</summary>
-    void Linear(Activations x, LinearWeights weights, Activations y, int rows, bool accumulate = false);
+    /// <summary>y[t, :] = W x[t, :] + bias, for the first <paramref name="rows"/> rows.</summary>
+    void Linear(Activations x, LinearWeights weights, Activations y, int rows);
+
+    /// <summary>hidden[t, :] += W x[t, :] + bias, for the first <paramref name="rows"/> rows; and the norm of that, where one follows.</summary>
+    void AddLinear(Activations x, LinearWeights weights, Activations hidden, int rows, HiddenNorm? norm);
 
     /// <summary>Norms (Qwen3) and rotates queries and keys of qkv [tokens, query | key | value] in place, and writes keys and values to the cache.</summary>
     void RopeAndStore(Activations qkv, AttentionLayer layer);

@@ -56,11 +56,19 @@ internal sealed class ProfiledBackend(IBackend backend, OpProfile profile) : IBa
     }
 
     /// <inheritdoc/>
-    public void Linear(Activations x, LinearWeights weights, Activations y, int rows, bool accumulate = false)
+    public void Linear(Activations x, LinearWeights weights, Activations y, int rows)
     {
         long start = Stopwatch.GetTimestamp();
-        backend.Linear(x, weights, y, rows, accumulate);
+        backend.Linear(x, weights, y, rows);
         Note(start, nameof(Linear), weights);
+    }
+
+    /// <inheritdoc/>
+    public void AddLinear(Activations x, LinearWeights weights, Activations hidden, int rows, HiddenNorm? norm)
+    {
+        long start = Stopwatch.GetTimestamp();
+        backend.AddLinear(x, weights, hidden, rows, norm);
+        Note(start, nameof(AddLinear), weights);
     }
 
     /// <inheritdoc/>

@@ -125,16 +125,17 @@ internal sealed class NetworkStage : IDisposable
         int tokens = _batch.TokenCount, logitRows = _batch.LogitRowCount;
         if (_embedding is not null)
             _ops.Embed(_embedding, _hidden);
-        foreach (DecoderLayer layer in _layers)
+        if (_layers.Length > 0)
+            _ops.RmsNorm(_hidden, _layers[0].InputNorm, epsilon, _normed, tokens, _layers[0].Qkv);
+        for (int i = 0; i < _layers.Length; i++)
         {
-            _ops.RmsNorm(_hidden, layer.InputNorm, epsilon, _normed, tokens, layer.Qkv);
+            DecoderLayer layer = _layers[i];
             _ops.Linear(_normed, layer.Qkv, _qkv, tokens);
             _ops.RopeAndStore(_qkv, layer.Attention);
             _ops.Attention(_qkv, layer.Attention, _attended);
-            _ops.Linear(_attended, layer.Output, _hidden, tokens, accumulate: true);
-            _ops.RmsNorm(_hidden, layer.PostAttentionNorm, epsilon, _normed, tokens, layer.GateUp);
+            _ops.AddLinear(_attended, layer.Output, _hidden, tokens, new HiddenNorm(layer.PostAttentionNorm, epsilon, _normed, layer.GateUp));
             _ops.GatedLinear(_normed, layer.GateUp, _activated, layer.Down);
-            _ops.Linear(_activated, layer.Down, _hidden, tokens, accumulate: true);
+            _ops.AddLinear(_activated, layer.Down, _hidden, tokens, i + 1 < _layers.Length ? new HiddenNorm(_layers[i + 1].InputNorm, epsilon, _normed, _layers[i + 1].Qkv) : null);
         }
 
         if (_output is null || logitRows == 0)

@@ -22,12 +22,12 @@ public sealed class FusedNormTests
         using var machine = new KernelMachine(multiprocessors: 2);
         foreach (bool gated in (bool[])[false, true])
         {
-            using var product = new Product(machine, form, outputs: 32 * machine.Random.Next(1, 6), inputs: 128 * machine.Random.Next(1, 5), tokens: machine.Random.Next(1, 9));
+            using var product = new Product(machine, form, outputs: 32 * machine.Random.Next(1, 6), inputs: 128 * machine.Random.Next(1, 40), tokens: machine.Random.Next(1, 9));
             float[] sums = product.Run(false, FusedNorm.None, default, new float[product.Tokens * product.Outputs]);
-            int parts = machine.Random.Next(1, 600);
+            int parts = product.Inputs / FusedNormArguments.PartColumns;
             float[] squares = [.. machine.Values(ElementType.F32, product.Tokens * parts).Select(MathF.Abs)];
             using DeviceBuffer squaresBuffer = machine.Buffer(ElementType.F32, squares);
-            float[] y = product.Run(gated, FusedNorm.OfInput, new FusedNormArguments(squaresBuffer.Pointer, parts, 1e-3f), null);
+            float[] y = product.Run(gated, FusedNorm.OfInput, new FusedNormArguments(FusedNorm.OfInput, squaresBuffer.Pointer, 1e-3f), null);
             int results = gated ? product.Outputs / 2 : product.Outputs;
             for (int token = 0; token < product.Tokens; token++)
             {
@@ -53,10 +53,11 @@ public sealed class FusedNormTests
         using var product = new Product(machine, form, outputs: 8 * machine.Random.Next(1, 24), inputs: 128 * machine.Random.Next(1, 5), tokens: 8);
         float[] sums = product.Run(false, FusedNorm.None, default, new float[product.Tokens * product.Outputs]);
         float[] before = machine.Values(ElementType.F32, product.Tokens * product.Outputs), weight = machine.Values(ElementType.F32, product.Outputs);
-        int parts = product.Tiling.Groups(product.Outputs, gated: false), ofPart = product.Outputs > 16 * product.Tiling.RowTiles ? 16 * product.Tiling.RowTiles : product.Outputs;
+        const int OfPart = FusedNormArguments.PartColumns;
+        int parts = (product.Outputs + OfPart - 1) / OfPart;
         using DeviceBuffer weights = machine.Buffer(ElementType.F32, weight), squares = machine.Empty(ElementType.F32, 8 * parts), scaled = machine.Empty(ElementType.BF16, 8 * product.Outputs);
         using DeviceBuffer squaresOfOne = machine.Empty(ElementType.F32, parts), scaledOfOne = machine.Empty(ElementType.BF16, product.Outputs);
-        float[] y = product.Run(false, FusedNorm.OfResult, new FusedNormArguments(squares.Pointer, Weight: weights.Pointer, Scaled: scaled.Pointer), before, biased: false);
+        float[] y = product.Run(false, FusedNorm.OfResult, new FusedNormArguments(FusedNorm.OfResult, squares.Pointer, Weight: weights.Pointer, Scaled: scaled.Pointer), before, biased: false);
         machine.AssertEqual<float>([.. before.Zip(sums, (a, b) => b + a)], y, $"{form}: y");
         machine.AssertEqual<float>([.. y.Select((value, i) => TypedValues.Round(ElementType.BF16, value * weight[i % product.Outputs]))], machine.Read(ElementType.BF16, scaled), $"{form}: scaled");
         float[] parted = machine.Read(ElementType.F32, squares);
@@ -64,7 +65,7 @@ public sealed class FusedNormTests
         {
             for (int part = 0; part < parts; part++)
             {
-                double expected = y.Skip((token * product.Outputs) + (part * ofPart)).Take(Math.Min(ofPart, product.Outputs - (part * ofPart))).Sum(value => (double)value * value);
+                double expected = y.Skip((token * product.Outputs) + (part * OfPart)).Take(Math.Min(OfPart, product.Outputs - (part * OfPart))).Sum(value => (double)value * value);
                 Assert.True(Math.Abs(parted[(token * parts) + part] - expected) <= 1e-5 * expected, $"seed {machine.Seed}, {form}: squares[{token}, {part}] are {parted[(token * parts) + part]}, not {expected}");
             }
         }
@@ -72,7 +73,7 @@ public sealed class FusedNormTests
         // A token alone.
         int alone = machine.Random.Next(8);
         float[] one = product.Run(
-            false, FusedNorm.OfResult, new FusedNormArguments(squaresOfOne.Pointer, Weight: weights.Pointer, Scaled: scaledOfOne.Pointer), before.AsSpan(alone * product.Outputs, product.Outputs).ToArray(), biased: false, token: alone);
+            false, FusedNorm.OfResult, new FusedNormArguments(FusedNorm.OfResult, squaresOfOne.Pointer, Weight: weights.Pointer, Scaled: scaledOfOne.Pointer), before.AsSpan(alone * product.Outputs, product.Outputs).ToArray(), biased: false, token: alone);
         machine.AssertEqual<float>(y.AsSpan(alone * product.Outputs, product.Outputs), one, "y of one");
         machine.AssertEqual<float>(parted.AsSpan(alone * parts, parts), machine.Read(ElementType.F32, squaresOfOne), "squares of one");
         machine.AssertEqual<float>(machine.Read(ElementType.BF16, scaled).AsSpan(alone * product.Outputs, product.Outputs), machine.Read(ElementType.BF16, scaledOfOne), "scaled of one");
@@ -86,7 +87,7 @@ public sealed class FusedNormTests
         var product = new DenseProduct(ElementType.BF16, ElementType.BF16, ElementType.F32, Norm: FusedNorm.OfInput);
         var kernel = new DenseGemvKernel(machine.Cache, product, new GemvTiling(1, 4, 3, 1));
         Assert.Throws<ArgumentOutOfRangeException>(() => kernel.Launch(machine.Stream, memory.Pointer, default, memory.Pointer, default, memory.Pointer, 16, 16, 1));
-        Assert.Throws<ArgumentOutOfRangeException>(() => kernel.Launch(machine.Stream, memory.Pointer, default, memory.Pointer, default, memory.Pointer, 16, 16, 1, new FusedNormArguments(memory.Pointer)));
+        Assert.Throws<ArgumentOutOfRangeException>(() => kernel.Launch(machine.Stream, memory.Pointer, default, memory.Pointer, default, memory.Pointer, 16, 16, 1, new FusedNormArguments(FusedNorm.OfResult, memory.Pointer)));
         Assert.Throws<ArgumentOutOfRangeException>(() => (product with { Norm = FusedNorm.OfResult, Result = ElementType.BF16 }).Check());
         Assert.Throws<ArgumentOutOfRangeException>(() => new PackedProduct(new PackedFormat(4, 32, PackedOffset.None), ElementType.BF16, ElementType.BF16, Norm: FusedNorm.OfResult).Check());
     }

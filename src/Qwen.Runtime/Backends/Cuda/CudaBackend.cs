@@ -21,7 +21,7 @@ internal sealed unsafe class CudaBackend : IBackend
     private readonly CudaStep _step;
     private readonly DecodeGraphs? _graphs;
     private readonly IDeviceEvent? _written;
-    private readonly DevicePointer _gateUp, _attention;
+    private readonly DevicePointer _gateUp, _attention, _squares;
     private CudaKvCache _cache = null!; // the step's, from Begin on
     private DevicePointer _chosen; // the tokens of the step before, which a batch may refer to
     private long _steps; // so far
@@ -44,6 +44,7 @@ internal sealed unsafe class CudaBackend : IBackend
         _step = new CudaStep(ops is null ? null : device, workspace, settings.Rows, settings.Sequences, settings.BlocksPerSequence);
         _gateUp = Take((long)settings.Rows * 2 * settings.Config.IntermediateSize * sizeof(ushort));
         _attention = Take(AttentionBytes);
+        _squares = Take((long)DenseGemvKernel.MostTokens * ((settings.Config.HiddenSize / FusedNormArguments.PartColumns) + 1) * sizeof(float));
         if (ops is null)
             return;
         _graphs = new DecodeGraphs(ops.Stream);
@@ -125,6 +126,7 @@ internal sealed unsafe class CudaBackend : IBackend
     {
         rows = _step.Rows(rows);
         var normed = (CudaActivations)y;
+        normed.Norm = default;
         normed.Quantized = ((CudaLinear)next).InputScale(_ops!, rows);
         bool isQuantized = normed.Quantized != MatmulScale.None;
         _ops!.RmsNorm(isQuantized ? ElementType.E4M3 : normed.Type, weight.Length, normed.Quantized).Launch(
@@ -132,10 +134,25 @@ internal sealed unsafe class CudaBackend : IBackend
     }
 
     /// <inheritdoc/>
-    public void Linear(Activations x, LinearWeights weights, Activations y, int rows, bool accumulate = false)
+    public void Linear(Activations x, LinearWeights weights, Activations y, int rows)
     {
-        var result = (CudaActivations)y;
-        Multiply((CudaActivations)x, (CudaLinear)weights, result.Pointer, result.Type, _step.Rows(rows), accumulate);
+        var (input, result) = ((CudaActivations)x, (CudaActivations)y);
+        Multiply(input, (CudaLinear)weights, result.Pointer, result.Type, _step.Rows(rows), accumulate: false, input.Norm);
+    }
+
+    /// <inheritdoc/>
+    public void AddLinear(Activations x, LinearWeights weights, Activations hidden, int rows, HiddenNorm? norm)
+    {
+        int padded = _step.Rows(rows);
+        var normed = (CudaActivations?)norm?.Result;
+        // BF16 holds a hidden state that is not divided yet, F16 might not.
+        bool fused = normed is not null && _settings.Type == ElementType.BF16 && padded <= DenseGemvKernel.MostTokens;
+        FusedNormArguments half = fused ? new(FusedNorm.OfResult, _squares, Weight: Pointer(norm!.Value.Weight), Scaled: normed!.Pointer) : default;
+        Multiply((CudaActivations)x, (CudaLinear)weights, Pointer(hidden), ElementType.F32, padded, accumulate: true, half);
+        if (fused)
+            (normed!.Quantized, normed.Norm) = (MatmulScale.None, new(FusedNorm.OfInput, _squares, norm!.Value.Epsilon));
+        else if (norm is { } after)
+            RmsNorm(hidden, after.Weight, after.Epsilon, after.Result, rows, after.Next);
     }
 
     /// <inheritdoc/>
@@ -145,11 +162,11 @@ internal sealed unsafe class CudaBackend : IBackend
         activated.Quantized = ((CudaLinear)next).InputScale(_ops!, rows);
         if (input.Quantized == MatmulScale.None && activated.Quantized == MatmulScale.None)
         {
-            weights.MultiplyGated(_ops!, input.Pointer, _gateUp, activated.Pointer, rows);
+            weights.MultiplyGated(_ops!, input.Pointer, _gateUp, activated.Pointer, rows, input.Norm);
             return;
         }
 
-        Multiply(input, weights, _gateUp, _settings.Type, rows, accumulate: false);
+        Multiply(input, weights, _gateUp, _settings.Type, rows, accumulate: false, input.Norm);
         if (activated.Quantized == MatmulScale.None)
             _ops!.SwiGlu.Launch(_ops.Stream, _gateUp, activated.Pointer, rows, activated.Columns);
         else
@@ -234,10 +251,10 @@ internal sealed unsafe class CudaBackend : IBackend
         _workspace.Dispose();
     }
 
-    private void Multiply(CudaActivations x, CudaLinear weights, DevicePointer y, ElementType result, int rows, bool accumulate)
+    private void Multiply(CudaActivations x, CudaLinear weights, DevicePointer y, ElementType result, int rows, bool accumulate, in FusedNormArguments norm)
     {
         if (x.Quantized == MatmulScale.None)
-            weights.Multiply(_ops!, x.Pointer, y, result, rows, accumulate);
+            weights.Multiply(_ops!, x.Pointer, y, result, rows, accumulate, norm);
         else
             ((Float8Linear)weights).MultiplyQuantized(_ops!, x.Pointer, x.Scales, y, result, rows, accumulate);
     }

@@ -36,7 +36,8 @@ internal abstract class CudaLinear(int inputs, int outputs, CudaBias biases) : L
     /// <param name="result">Type of y: the backend's, or F32.</param>
     /// <param name="rows">Rows.</param>
     /// <param name="accumulate">Add to what y, of F32, holds.</param>
-    public abstract void Multiply(CudaOps ops, DevicePointer x, DevicePointer y, ElementType result, int rows, bool accumulate);
+    /// <param name="norm">Of few rows: the half of a norm that is done on the side.</param>
+    public abstract void Multiply(CudaOps ops, DevicePointer x, DevicePointer y, ElementType result, int rows, bool accumulate, in FusedNormArguments norm = default);
 
     /// <summary>y[t, i] = SiLU(g[t, i]) * u[t, i], g and u the results of the gate and of the up projection, which W has one above the other.</summary>
     /// <param name="ops">What computes.</param>
@@ -44,18 +45,19 @@ internal abstract class CudaLinear(int inputs, int outputs, CudaBias biases) : L
     /// <param name="gateUp">Room for [rows, Outputs] of the backend's type.</param>
     /// <param name="y">[rows, Outputs / 2] of the backend's type.</param>
     /// <param name="rows">Rows.</param>
-    public virtual void MultiplyGated(CudaOps ops, DevicePointer x, DevicePointer gateUp, DevicePointer y, int rows)
+    /// <param name="norm">Of few rows: what x is to be divided by.</param>
+    public virtual void MultiplyGated(CudaOps ops, DevicePointer x, DevicePointer gateUp, DevicePointer y, int rows, in FusedNormArguments norm)
     {
-        Multiply(ops, x, gateUp, ops.Type, rows, accumulate: false);
+        Multiply(ops, x, gateUp, ops.Type, rows, accumulate: false, norm);
         ops.SwiGlu.Launch(ops.Stream, gateUp, y, rows, Outputs / 2);
     }
 
     /// <summary>Multiplies few rows, of x as it is, by weights as they are stored.</summary>
-    protected void MultiplyFew(CudaOps ops, DenseProduct product, DevicePointer weights, DevicePointer scales, DevicePointer x, DevicePointer y, int rows)
+    protected void MultiplyFew(CudaOps ops, DenseProduct product, DevicePointer weights, DevicePointer scales, DevicePointer x, DevicePointer y, int rows, in FusedNormArguments norm)
     {
-        product = product with { Bias = Biases.Exists };
+        product = product with { Bias = Biases.Exists, Norm = norm.Half };
         if (rows <= DenseGemvKernel.MostTokens)
-            ops.DenseGemv(product, Outputs, Inputs).Launch(ops.Stream, weights, scales, x, Biases.Single, y, Outputs, Inputs, rows);
+            ops.DenseGemv(product, Outputs, Inputs).Launch(ops.Stream, weights, scales, x, Biases.Single, y, Outputs, Inputs, rows, norm);
         else
             ops.DenseGemm(product, Outputs, rows).Launch(ops.Stream, weights, scales, x, Biases.Single, y, Outputs, Inputs, rows, ops.PartialSums);
     }
@@ -134,23 +136,23 @@ internal sealed class DenseLinear(int inputs, int outputs, DevicePointer weights
         return new DenseLinear(inputs, outputs, weights, biases);
     }
 
-    public override void Multiply(CudaOps ops, DevicePointer x, DevicePointer y, ElementType result, int rows, bool accumulate)
+    public override void Multiply(CudaOps ops, DevicePointer x, DevicePointer y, ElementType result, int rows, bool accumulate, in FusedNormArguments norm = default)
     {
         if (rows <= ops.MostFewRows)
         {
-            MultiplyFew(ops, new DenseProduct(ops.Type, ops.Type, result, Accumulate: accumulate), Weights, default, x, y, rows);
+            MultiplyFew(ops, new DenseProduct(ops.Type, ops.Type, result, Accumulate: accumulate), Weights, default, x, y, rows, norm);
             return;
         }
 
         MultiplyMany(ops, Weights, x, y, result, rows, accumulate);
     }
 
-    public override void MultiplyGated(CudaOps ops, DevicePointer x, DevicePointer gateUp, DevicePointer y, int rows)
+    public override void MultiplyGated(CudaOps ops, DevicePointer x, DevicePointer gateUp, DevicePointer y, int rows, in FusedNormArguments norm)
     {
         if (rows <= DenseGemvKernel.MostTokens)
-            MultiplyFew(ops, new DenseProduct(ops.Type, ops.Type, ops.Type, Gated: true), Weights, default, x, y, rows);
+            MultiplyFew(ops, new DenseProduct(ops.Type, ops.Type, ops.Type, Gated: true), Weights, default, x, y, rows, norm);
         else
-            base.MultiplyGated(ops, x, gateUp, y, rows);
+            base.MultiplyGated(ops, x, gateUp, y, rows, norm);
     }
 }
 
@@ -205,11 +207,11 @@ internal sealed class Float8Linear : CudaLinear
             : parts.Length == 1 && parts[0].BlockRows >= parts[0].Rows ? MatmulScale.Tensor : null;
     }
 
-    public override void Multiply(CudaOps ops, DevicePointer x, DevicePointer y, ElementType result, int rows, bool accumulate)
+    public override void Multiply(CudaOps ops, DevicePointer x, DevicePointer y, ElementType result, int rows, bool accumulate, in FusedNormArguments norm = default)
     {
         if (rows <= ops.MostFewRows)
         {
-            MultiplyFew(ops, new DenseProduct(ElementType.E4M3, ops.Type, result, _weightScale, accumulate), _codes, _scales, x, y, rows);
+            MultiplyFew(ops, new DenseProduct(ElementType.E4M3, ops.Type, result, _weightScale, accumulate), _codes, _scales, x, y, rows, norm);
             return;
         }
 
@@ -237,12 +239,12 @@ internal sealed class Float8Linear : CudaLinear
         ops.Stream.Matmul(ops.Matmuls[shape], new MatmulOperands(codes, _codes, y, bias, scales, _scales));
     }
 
-    public override void MultiplyGated(CudaOps ops, DevicePointer x, DevicePointer gateUp, DevicePointer y, int rows)
+    public override void MultiplyGated(CudaOps ops, DevicePointer x, DevicePointer gateUp, DevicePointer y, int rows, in FusedNormArguments norm)
     {
         if (rows <= DenseGemvKernel.MostTokens)
-            MultiplyFew(ops, new DenseProduct(ElementType.E4M3, ops.Type, ops.Type, _weightScale, Gated: true), _codes, _scales, x, y, rows);
+            MultiplyFew(ops, new DenseProduct(ElementType.E4M3, ops.Type, ops.Type, _weightScale, Gated: true), _codes, _scales, x, y, rows, norm);
         else
-            base.MultiplyGated(ops, x, gateUp, y, rows);
+            base.MultiplyGated(ops, x, gateUp, y, rows, norm);
     }
 
     private static MatmulShape Shape(int tokens, int inputs, int outputs, ElementType result, MatmulScale weightScale, bool accumulate, bool bias) => new(

@@ -1,4 +1,5 @@
 using Qwen.Native.Device;
+using Qwen.Native.Kernels;
 
 namespace Qwen.Runtime.Backends.Cuda;
 
@@ -16,6 +17,9 @@ internal sealed class CudaActivations(int rows, int columns, ElementType type, D
 
     /// <summary>Of codes: F32, as <see cref="MatmulScale"/> says. Codes take half of the memory, and their scales a part of the other.</summary>
     public DevicePointer Scales => Pointer + DeviceArena.Round((long)Rows * Columns);
+
+    /// <summary>Of a normed hidden state that the product before left to be divided: by what.</summary>
+    public FusedNormArguments Norm { get; set; }
 
     /// <summary>Their copy on the host, once they were read or written there.</summary>
     public PinnedBuffer? Host { get; set; }

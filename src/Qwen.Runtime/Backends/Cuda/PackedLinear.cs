@@ -54,7 +54,7 @@ internal sealed class PackedLinear : CudaLinear
         return new PackedLinear(matrix, weights, order, biases);
     }
 
-    public override void Multiply(CudaOps ops, DevicePointer x, DevicePointer y, ElementType result, int rows, bool accumulate)
+    public override void Multiply(CudaOps ops, DevicePointer x, DevicePointer y, ElementType result, int rows, bool accumulate, in FusedNormArguments norm = default)
     {
         x = Ordered(ops, x, rows);
         if (rows >= LeastUnpackedRows)
@@ -64,23 +64,23 @@ internal sealed class PackedLinear : CudaLinear
             return;
         }
 
-        var product = new PackedProduct(_matrix.Format, ops.Type, result, accumulate, Biases.Exists);
+        var product = new PackedProduct(_matrix.Format, ops.Type, result, accumulate, Biases.Exists, Norm: norm.Half);
         if (rows <= PackedGemvKernel.MostRows)
-            ops.PackedGemv(product, _matrix).Launch(ops.Stream, _matrix, _weights, x, Biases.Single, y, rows);
+            ops.PackedGemv(product, _matrix).Launch(ops.Stream, _matrix, _weights, x, Biases.Single, y, rows, norm);
         else
             ops.PackedGemm(product, _matrix, rows).Launch(ops.Stream, _matrix, _weights, x, Biases.Single, y, rows, ops.PartialSums);
     }
 
-    public override void MultiplyGated(CudaOps ops, DevicePointer x, DevicePointer gateUp, DevicePointer y, int rows)
+    public override void MultiplyGated(CudaOps ops, DevicePointer x, DevicePointer gateUp, DevicePointer y, int rows, in FusedNormArguments norm)
     {
         if (rows > PackedGemvKernel.MostRows || !PackedGemvKernel.CanGate(_matrix))
         {
-            base.MultiplyGated(ops, x, gateUp, y, rows);
+            base.MultiplyGated(ops, x, gateUp, y, rows, norm);
             return;
         }
 
-        var product = new PackedProduct(_matrix.Format, ops.Type, ops.Type, Bias: Biases.Exists, Gated: true);
-        ops.PackedGemv(product, _matrix).Launch(ops.Stream, _matrix, _weights, Ordered(ops, x, rows), Biases.Single, y, rows);
+        var product = new PackedProduct(_matrix.Format, ops.Type, ops.Type, Bias: Biases.Exists, Gated: true, Norm: norm.Half);
+        ops.PackedGemv(product, _matrix).Launch(ops.Stream, _matrix, _weights, Ordered(ops, x, rows), Biases.Single, y, rows, norm);
     }
 
     /// <summary>Inputs in the order that the weights are packed in.</summary>
