@@ -79,7 +79,7 @@ internal sealed class PrefillBlock
     /// <summary>The block of a position in range.</summary>
     public U32 BlockOf(U32 position) => _k.Load<U32>(Table.At(position / _shape.BlockSize, sizeof(int)), CacheHint.ReadOnly);
 
-    /// <summary>Stores rows of queries to shared memory as 16-bit operands, eight columns at a time. Rows past the last are copies of it, whose results nobody stores.</summary>
+    /// <summary>Stores rows of queries to shared memory as 16-bit operands, eight columns at a time, as many for each thread. Rows past the last are copies of it, whose results nobody stores.</summary>
     /// <param name="first">The first of them in the block.</param>
     /// <param name="rows">How many.</param>
     /// <param name="thread">Of those who do it.</param>
@@ -87,12 +87,18 @@ internal sealed class PrefillBlock
     /// <param name="at">Where eight columns (a chunk) of a row go.</param>
     public void StoreQueries(U32 first, int rows, U32 thread, int threads, Func<U32, U32, Shared> at)
     {
+        const int AtOnce = 8; // loads under way: one after the other they would take longer than a tile
         int chunks = _shape.HeadDim / 8;
-        using (_k.For(thread, rows * chunks, threads, out U32 index))
+        foreach (int[] batch in Enumerable.Range(0, rows * chunks / threads).Chunk(AtOnce))
         {
-            U32 row = index / chunks, chunk = index % chunks, source = _k.Min(FirstRow + first + row, LastRow);
-            Global from = _qkv.At(source / _shape.Group, _shape.QkvWidth * sizeof(ushort)).At(((source % _shape.Group) * chunks) + chunk, 16);
-            _k.StoreVector<U32>(at(row, chunk), (U32[])[.. QueryRows.Load(_k, _shape, from), .. QueryRows.Load(_k, _shape, from + 8)]);
+            (Shared To, U32[] Words)[] loaded = [.. batch.Select(i =>
+            {
+                U32 index = thread + (i * threads), row = index / chunks, chunk = index % chunks, source = _k.Min(FirstRow + first + row, LastRow);
+                Global from = _qkv.At(source / _shape.Group, _shape.QkvWidth * sizeof(ushort)).At(((source % _shape.Group) * chunks) + chunk, 16);
+                return (at(row, chunk), QueryRows.Operands(_k, _shape, _k.LoadVector<U32>(from, 4)));
+            })];
+            foreach ((Shared to, U32[] words) in loaded)
+                _k.StoreVector<U32>(to, words);
         }
     }
 

@@ -3,13 +3,10 @@ using Qwen.Native.Ptx;
 
 namespace Qwen.Native.Kernels;
 
-/// <summary>Reads query values as the 16-bit operands of a shape.</summary>
+/// <summary>Makes 16-bit operands of a shape of query values.</summary>
 internal static class QueryRows
 {
-    /// <summary>Loads four neighbouring values, 8 bytes, as two words of operands. BF16 ones become F16 saturated, exact between 2^-14 and 65504.</summary>
-    public static U32[] Load(PtxBuilder k, AttentionShape shape, Global address) => Operands(k, shape, k.LoadVector<U32>(address, 2));
-
-    /// <summary>Words of two query values as operands.</summary>
+    /// <summary>Words of two query values as operands. BF16 ones become F16 saturated, exact between 2^-14 and 65504.</summary>
     public static U32[] Operands(PtxBuilder k, AttentionShape shape, U32[] words)
     {
         if (shape.Type == shape.Operands)

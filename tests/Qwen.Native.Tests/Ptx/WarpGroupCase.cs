@@ -21,13 +21,12 @@ internal sealed record WarpGroupForm(
         .. from swizzle in Enum.GetValues<MatrixSwizzle>()
            from transposed in (bool[])[false, true]
            from registers in (bool[])[false, true]
-           from columns in (int[])[64, 128]
-           select new WarpGroupForm(ElementType.BF16, columns, 8, swizzle, transposed, registers),
+           select new WarpGroupForm(ElementType.BF16, 64, 8, swizzle, transposed, registers),
         .. from swizzle in Enum.GetValues<MatrixSwizzle>()
            select new WarpGroupForm(ElementType.BF16, 64, 8, swizzle, IsTransposed: true, IsATransposed: true),
-        .. from columns in (int[])[8, 16, 24, 32, 40, 48, 56, 72, 80, 96, 112, 128, 144, 160, 176, 192, 208, 224, 240, 248, 256]
+        .. from columns in (int[])[8, 24, 40, 96, 128, 176, 256]
            select new WarpGroupForm(ElementType.BF16, columns, 4),
-        .. from columns in (int[])[192, 256]
+        .. from columns in (int[])[128, 192]
            from registers in (bool[])[false, true]
            select new WarpGroupForm(ElementType.BF16, columns, 4, IsTransposed: true, FromRegisters: registers),
         .. from columns in (int[])[16, 48, 96] // narrower panels serve numbers of columns that are no multiples of 64
@@ -37,8 +36,7 @@ internal sealed record WarpGroupForm(
            select new WarpGroupForm(ElementType.F16, 128, 8, IsTransposed: transposed, FromRegisters: registers),
         .. from kind in (ElementType[])[ElementType.E4M3, ElementType.E5M2]
            from swizzle in Enum.GetValues<MatrixSwizzle>()
-           from registers in (bool[])[false, true]
-           select new WarpGroupForm(kind, kind == ElementType.E4M3 ? 128 : 40, 8, swizzle, FromRegisters: registers),
+           select new WarpGroupForm(kind, kind == ElementType.E4M3 ? 128 : 40, 8, swizzle, FromRegisters: swizzle is MatrixSwizzle.None or MatrixSwizzle.Bytes128),
     ];
 
     /// <summary>In a line.</summary>
