@@ -43,8 +43,8 @@ internal sealed class PrefillWarpGroups
         _k.WaitForPreviousKernel();
         _k.LetNextKernelStart();
         U32 group = _k.ShuffleFrom(_k.Warp, 0) >> 2; // the same for all lanes, as the compiler sees too
-        // Of 65536 registers, for 128 threads that copy, or load and convert, and 256 that compute.
-        (int producing, int consuming) = _shape.Cache.Bytes() == 2 ? (40, 232) : _shape.HasKeyBias ? (120, 192) : (112, 200);
+        // For 128 threads that copy, or load and convert, and 256 that compute: not more than the 384 * 168 that the block begins with, or it waits for ever.
+        (int producing, int consuming) = _shape.Cache.Bytes() == 2 ? (40, 232) : _shape.HasKeyBias ? (120, 192) : (104, 200);
         _k.If(group.Is(0), () =>
         {
             _k.SetRegisters(producing, more: false);
