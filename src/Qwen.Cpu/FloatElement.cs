@@ -17,6 +17,9 @@ internal unsafe interface IFloatElement
     /// <summary>Whether blocks of columns have scales (<see cref="ScaleGrid"/>), which sums are multiplied with.</summary>
     static virtual bool IsScaled => false;
 
+    /// <summary>Up to this many tokens, converting the stored elements again for each tile of tokens is cheaper than writing a panel.</summary>
+    static virtual int DirectTokens => 32;
+
     /// <summary>Sixteen elements to F32; exact.</summary>
     static abstract TLanes Load<TLanes>(byte* source)
         where TLanes : unmanaged, ILanes<TLanes>;
@@ -64,6 +67,8 @@ internal readonly unsafe struct PanelElement : IFloatElement
 internal readonly unsafe struct F16Element : IWritableElement
 {
     public static int Bytes => 2;
+
+    public static int DirectTokens => 6;
 
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
     public static TLanes Load<TLanes>(byte* source)

@@ -15,17 +15,17 @@ namespace Qwen.Cpu;
 /// </remarks>
 internal static unsafe class FloatRows
 {
-    /// <summary>Up to this many tokens, converting the stored elements again for each tile of tokens is cheaper than writing a panel.</summary>
-    private const int DirectTokens = 12;
+    /// <summary>Up to this many tokens, a panel of four rows, which stays in L1, is better than one that fills L2.</summary>
+    private const int FewTokens = 4;
 
     /// <summary>Up to this many tokens, converting codes in registers anew for each is cheaper than writing a panel.</summary>
     private const int Float8Tokens = 2;
 
-    // A panel is 32 rows x 1,024 columns of F32, 128 KB in L2. The six tokens of a tile over the same columns are 24 KB: they stay in L1
-    // while the panel's rows pass by. Between two stretches of columns the lane sums of 32 rows x 96 tokens (192 KB) rest in scratch.
+    // A panel is 32 rows x 1,024 columns of F32, 128 KB in L2. The five tokens of a tile over the same columns are 20 KB: they stay in L1
+    // while the panel's rows pass by. Between two stretches of columns the lane sums of 32 rows x 100 tokens (200 KB) rest in scratch.
     private const int PanelRows = 32;
     private const int PanelColumns = 1024;
-    private const int PanelTokens = 96;
+    private const int PanelTokens = 100;
 
     private const long SumsBytes = PanelRows * PanelTokens * 16 * sizeof(float);
     private const long TailBytes = PanelTokens * 16 * sizeof(float);
@@ -126,15 +126,13 @@ internal static unsafe class FloatRows
         where TLanes : unmanaged, ILanes<TLanes>
         where TElement : struct, IFloatElement
     {
-        if (x.Count <= DirectTokens && columns % 16 == 0 && !TElement.IsScaled)
+        if (x.Count <= TElement.DirectTokens && columns % 16 == 0 && !TElement.IsScaled)
         {
+            int tiles = (x.Count + FloatTile.Vectors<TLanes>() - 1) / FloatTile.Vectors<TLanes>(), vectors = (x.Count + tiles - 1) / tiles; // 8 are 4 and 4, not 5 and 3
             for (int r = 0; r < w.Count; r += FloatTile.Rows)
             {
-                for (int t = 0; t < x.Count; t += FloatTile.Vectors<TLanes>())
-                {
-                    FloatTile.Multiply<TLanes, TElement>(
-                        w.Slice(r, FloatTile.Rows), x.Slice(t, FloatTile.Vectors<TLanes>()), columns, y.At(t, r));
-                }
+                for (int t = 0; t < x.Count; t += vectors)
+                    FloatTile.Multiply<TLanes, TElement>(w.Slice(r, FloatTile.Rows), x.Slice(t, vectors), columns, y.At(t, r));
             }
 
             return;
@@ -151,8 +149,7 @@ internal static unsafe class FloatRows
             return;
         }
 
-        // Few tokens: a panel of four rows stays in L1.
-        int panelRows = x.Count <= DirectTokens ? FloatTile.Rows : PanelRows;
+        int panelRows = x.Count <= FewTokens ? FloatTile.Rows : PanelRows;
         for (int t = 0; t < x.Count; t += PanelTokens)
         {
             for (int r = 0; r < w.Count; r += panelRows)

@@ -86,10 +86,10 @@ internal static unsafe class FloatTile
     public const int Rows = 4;
 
     /// <summary>Floats of a tile's sums at rest.</summary>
-    public const int SumsLength = Rows * 6 * 16;
+    public const int SumsLength = Rows * 5 * 16;
 
-    /// <summary>4 x 6 sums fill 24 of AVX-512's 32 registers; with 4 x 1, AVX2 fills 8 of 16.</summary>
-    public static int Vectors<TLanes>() => typeof(TLanes) == typeof(Lanes512) ? 6 : 1;
+    /// <summary>4 x 5 sums fill 20 of AVX-512's 32 registers (with 4 x 6, the JIT puts four of them on the stack in every step); with 4 x 1, AVX2 fills 8 of 16.</summary>
+    public static int Vectors<TLanes>() => typeof(TLanes) == typeof(Lanes512) ? 5 : 1;
 
     /// <summary>y (= or +=) w x over a range of columns: width, a multiple of 16, from where the pointers point.</summary>
     /// <param name="w">Up to 4 rows.</param>
@@ -106,10 +106,13 @@ internal static unsafe class FloatTile
     {
         if (Vectors<TLanes>() == 1 || x.Count == 1)
             FourRows<TLanes, TElement>(w, x.Data, width, y, sums, part, scale);
+        else if (x.Count <= 4)
+            FourRowsManyVectors<TLanes, TElement, UpTo4>(w, x, width, y, sums, part, scale);
         else
-            FourRowsSixVectors<TLanes, TElement>(w, x, width, y, sums, part, scale);
+            FourRowsManyVectors<TLanes, TElement, UpTo5>(w, x, width, y, sums, part, scale);
     }
 
+    [MethodImpl(MethodImplOptions.AggressiveOptimization)] // hot in its first call: not to be run unoptimised first
     private static void FourRows<TLanes, TElement>(
         in FloatWeights w, float* x, int width, in FloatOutput y, float* sums, TilePart part, in BlockScale scale)
         where TLanes : unmanaged, ILanes<TLanes>
@@ -119,16 +122,21 @@ internal static unsafe class FloatTile
         byte* w1 = w0 + (Math.Min(1, w.Count - 1) * w.Stride);
         byte* w2 = w0 + (Math.Min(2, w.Count - 1) * w.Stride);
         byte* w3 = w0 + (Math.Min(3, w.Count - 1) * w.Stride);
-        FourLanes<TLanes> s = (part & TilePart.First) != 0 ? default : FourLanes<TLanes>.Load(sums);
+        TLanes s0 = TLanes.Zero, s1 = TLanes.Zero, s2 = TLanes.Zero, s3 = TLanes.Zero; // not FourLanes: here TLanes may be two registers
+        if ((part & TilePart.First) == 0)
+            (s0, s1, s2, s3) = (TLanes.Load(sums), TLanes.Load(sums + 16), TLanes.Load(sums + 32), TLanes.Load(sums + 48));
         for (nint k = 0; k < width; k += 16)
         {
             nint b = k * TElement.Bytes;
             PrefetchNextRows<TElement>(w0, w.Stride, b);
-            s.MultiplyAdd(
-                TElement.Load<TLanes>(w0 + b), TElement.Load<TLanes>(w1 + b), TElement.Load<TLanes>(w2 + b), TElement.Load<TLanes>(w3 + b),
-                TLanes.Load(x + k));
+            TLanes xk = TLanes.Load(x + k);
+            s0 = TLanes.MultiplyAdd(TElement.Load<TLanes>(w0 + b), xk, s0);
+            s1 = TLanes.MultiplyAdd(TElement.Load<TLanes>(w1 + b), xk, s1);
+            s2 = TLanes.MultiplyAdd(TElement.Load<TLanes>(w2 + b), xk, s2);
+            s3 = TLanes.MultiplyAdd(TElement.Load<TLanes>(w3 + b), xk, s3);
         }
 
+        FourLanes<TLanes> s = new(s0, s1, s2, s3);
         bool rests = (part & TilePart.Last) == 0;
         if (!rests && scale.Totals is not null)
         {
@@ -143,10 +151,12 @@ internal static unsafe class FloatTile
             y.Store(0, s.Fold(), w.Count);
     }
 
-    private static void FourRowsSixVectors<TLanes, TElement>(
+    [MethodImpl(MethodImplOptions.AggressiveOptimization)]
+    private static void FourRowsManyVectors<TLanes, TElement, TCount>(
         in FloatWeights w, in FloatVectors x, int width, in FloatOutput y, float* sums, TilePart part, in BlockScale scale)
         where TLanes : unmanaged, ILanes<TLanes>
         where TElement : struct, IFloatElement
+        where TCount : struct, ICount
     {
         byte* w0 = w.Data;
         byte* w1 = w0 + (Math.Min(1, w.Count - 1) * w.Stride);
@@ -157,16 +167,15 @@ internal static unsafe class FloatTile
         float* x2 = x0 + (Math.Min(2, x.Count - 1) * x.Stride);
         float* x3 = x0 + (Math.Min(3, x.Count - 1) * x.Stride);
         float* x4 = x0 + (Math.Min(4, x.Count - 1) * x.Stride);
-        float* x5 = x0 + (Math.Min(5, x.Count - 1) * x.Stride);
-        FourLanes<TLanes> s0 = default, s1 = default, s2 = default, s3 = default, s4 = default, s5 = default;
+        FourLanes<TLanes> s0 = default, s1 = default, s2 = default, s3 = default, s4 = default;
         if ((part & TilePart.First) == 0)
         {
             s0 = FourLanes<TLanes>.Load(sums);
             s1 = FourLanes<TLanes>.Load(sums + 64);
             s2 = FourLanes<TLanes>.Load(sums + 128);
             s3 = FourLanes<TLanes>.Load(sums + 192);
-            s4 = FourLanes<TLanes>.Load(sums + 256);
-            s5 = FourLanes<TLanes>.Load(sums + 320);
+            if (TCount.IsAbove4)
+                s4 = FourLanes<TLanes>.Load(sums + 256);
         }
 
         for (nint k = 0; k < width; k += 16)
@@ -179,8 +188,8 @@ internal static unsafe class FloatTile
             s1.MultiplyAdd(a0, a1, a2, a3, TLanes.Load(x1 + k));
             s2.MultiplyAdd(a0, a1, a2, a3, TLanes.Load(x2 + k));
             s3.MultiplyAdd(a0, a1, a2, a3, TLanes.Load(x3 + k));
-            s4.MultiplyAdd(a0, a1, a2, a3, TLanes.Load(x4 + k));
-            s5.MultiplyAdd(a0, a1, a2, a3, TLanes.Load(x5 + k));
+            if (TCount.IsAbove4)
+                s4.MultiplyAdd(a0, a1, a2, a3, TLanes.Load(x4 + k));
         }
 
         bool rests = (part & TilePart.Last) == 0;
@@ -191,8 +200,8 @@ internal static unsafe class FloatTile
             s1.ScaleAdd(scale.Scales, scale.IsFirst ? null : sums + 64);
             s2.ScaleAdd(scale.Scales, scale.IsFirst ? null : sums + 128);
             s3.ScaleAdd(scale.Scales, scale.IsFirst ? null : sums + 192);
-            s4.ScaleAdd(scale.Scales, scale.IsFirst ? null : sums + 256);
-            s5.ScaleAdd(scale.Scales, scale.IsFirst ? null : sums + 320);
+            if (TCount.IsAbove4)
+                s4.ScaleAdd(scale.Scales, scale.IsFirst ? null : sums + 256);
             rests = !scale.IsLast;
         }
 
@@ -202,8 +211,8 @@ internal static unsafe class FloatTile
             s1.Store(sums + 64);
             s2.Store(sums + 128);
             s3.Store(sums + 192);
-            s4.Store(sums + 256);
-            s5.Store(sums + 320);
+            if (TCount.IsAbove4)
+                s4.Store(sums + 256);
             return;
         }
 
@@ -216,8 +225,6 @@ internal static unsafe class FloatTile
             y.Store(3, s3.Fold(), w.Count);
         if (x.Count > 4)
             y.Store(4, s4.Fold(), w.Count);
-        if (x.Count > 5)
-            y.Store(5, s5.Fold(), w.Count);
     }
 
     /// <summary>Asks L2 for the four rows after these, in memory order: 4 x 16 elements, one or more cache lines, per step of a tile.</summary>
@@ -239,5 +246,21 @@ internal static unsafe class FloatTile
             Sse.Prefetch1(next + 128);
             Sse.Prefetch1(next + 192);
         }
+    }
+
+    /// <summary>How many vectors a tile holds sums for: with few, those of the missing ones would cost what they do not give.</summary>
+    private interface ICount
+    {
+        static abstract bool IsAbove4 { get; }
+    }
+
+    private readonly struct UpTo4 : ICount
+    {
+        public static bool IsAbove4 => false;
+    }
+
+    private readonly struct UpTo5 : ICount
+    {
+        public static bool IsAbove4 => true;
     }
 }

@@ -4,20 +4,16 @@ using System.Runtime.Intrinsics;
 namespace Qwen.Cpu;
 
 /// <summary>Four lane vectors that are kept in registers together: a row of a register tile.</summary>
-internal unsafe struct FourLanes<TLanes>
+/// <remarks>Where <typeparamref name="TLanes"/> is one register. The JIT keeps no struct of structs of several vectors in registers.</remarks>
+internal unsafe struct FourLanes<TLanes>(TLanes a, TLanes b, TLanes c, TLanes d)
     where TLanes : unmanaged, ILanes<TLanes>
 {
-    private TLanes _a, _b, _c, _d;
+    private TLanes _a = a, _b = b, _c = c, _d = d;
 
     /// <summary>64 floats.</summary>
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    public static FourLanes<TLanes> Load(float* source) => new()
-    {
-        _a = TLanes.Load(source),
-        _b = TLanes.Load(source + 16),
-        _c = TLanes.Load(source + 32),
-        _d = TLanes.Load(source + 48),
-    };
+    public static FourLanes<TLanes> Load(float* source) =>
+        new(TLanes.Load(source), TLanes.Load(source + 16), TLanes.Load(source + 32), TLanes.Load(source + 48));
 
     /// <summary>64 floats.</summary>
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
