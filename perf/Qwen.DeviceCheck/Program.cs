@@ -75,7 +75,7 @@ using (device)
     ICheck[] checks =
     [
         new BandwidthCheck(), new MemoryCheck(), new LaunchCheck(), new GraphCheck(), new MatmulCheck(), new MatmulRateCheck(), new DenseGemvCheck(), new DenseGemmCheck(),
-        new WarpGroupCheck(), new KernelCompileCheck(), new RowKernelsCheck(), new SamplingKernelsCheck(), new AttentionCheck(), new PrefillCheck(), new PackedCheck(), new PackedGemmCheck(), new GemvLayerCheck(),
+        new WarpGroupCheck(), new KernelCompileCheck(), new RowKernelsCheck(), new SamplingKernelsCheck(), new AttentionCheck(), new PrefillCheck(of16Bits: true), new PrefillCheck(of16Bits: false), new PackedCheck(), new PackedGemmCheck(), new GemvLayerCheck(),
         network, new AnswersCheck(), memory, load, speed, new FaultCheck(),
     ];
     using var session = new CheckSession(device, report);

@@ -93,7 +93,7 @@ internal sealed class Block : IDisposable
             _counted = executed;
             if (!left)
             {
-                CheckProducts();
+                CheckGroups();
                 Launch.Statistics.Add(0, 0, BytesLoaded, BytesStored, Shared.Wavefronts, Shared.Conflicts);
                 return true;
             }
@@ -156,8 +156,10 @@ internal sealed class Block : IDisposable
         Shared.Dispose();
     }
 
-    private void CheckProducts()
+    private void CheckGroups()
     {
+        if (_warps.Sum(w => w.MaxRegisters) > _warps.Length * Program.Registers)
+            _warps[^1].Fault(FaultKind.Deadlock, $"the warps ask for {_warps.Sum(w => w.MaxRegisters) * 32} registers by setmaxnreg, of {_warps.Length * Program.Registers * 32} that the block begins with: some wait for ever.", 0, null);
         foreach (Warp warp in _warps)
         {
             if (warp.Products.Issued != _products[warp.Index / 4].Count)

@@ -84,6 +84,9 @@ internal sealed unsafe class Warp : IDisposable
 
     public WarpgroupProducts Products { get; }
 
+    /// <summary>Registers of a thread, by <c>setmaxnreg</c>.</summary>
+    public int MaxRegisters { get; set; }
+
     /// <summary>Whether <c>griddepcontrol.wait</c> was passed.</summary>
     public bool GridWaited { get; set; }
 
@@ -121,6 +124,7 @@ internal sealed unsafe class Warp : IDisposable
         GridWaited = !Block.Launch.Overlaps;
         Copies.Clear();
         Products.Clear();
+        MaxRegisters = _program.Registers;
         Fenced = segment - 1;
         Segment = segment;
         Array.Fill(Known, segment - 1);

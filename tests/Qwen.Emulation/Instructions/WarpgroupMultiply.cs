@@ -39,13 +39,14 @@ internal sealed unsafe class WarpgroupMultiply(ProductRow[] d, ProductRow[] a, S
         }
     }
 
-    /// <summary><c>setmaxnreg</c>: registers are not counted here, but what can be asked for is.</summary>
+    /// <summary><c>setmaxnreg</c>: how many each warp is left with is added up when the block has ended.</summary>
     public static Instruction SetRegisters(Decoder d)
     {
-        if (d.TakeAny("inc", "dec") is null || !d.Take("sync") || !d.Take("aligned") || !d.Take("u32"))
+        string? direction = d.TakeAny("inc", "dec");
+        if (direction is null || !d.Take("sync") || !d.Take("aligned") || !d.Take("u32"))
             throw d.Error("the instruction is setmaxnreg.inc or .dec.sync.aligned.u32.");
         d.Expect(1);
-        return d.Number(0) is >= 24 and <= 256 and var count && count % 8 == 0 ? new Nothing([], polls: false) : throw d.Error("registers are a multiple of 8 from 24 to 256.");
+        return d.Number(0) is >= 24 and <= 256 and var count && count % 8 == 0 ? new RegisterCount((int)count, direction == "inc") : throw d.Error("registers are a multiple of 8 from 24 to 256.");
     }
 
     public override void Execute(Warp warp, uint mask)
@@ -251,6 +252,20 @@ internal sealed unsafe class WarpgroupMultiply(ProductRow[] d, ProductRow[] a, S
             uint address = _start + at;
             return warp.Block.Shared.ReadAsync(warp, address ^ ((address >> 7 & (_chunks - 1)) << 4));
         }
+    }
+}
+
+/// <summary><c>setmaxnreg</c>.</summary>
+internal sealed class RegisterCount(int count, bool more) : Instruction
+{
+    public override void Execute(Warp warp, uint mask)
+    {
+        MatrixMoves.CheckWhole(warp, mask);
+        if (warp.MaxRegisters == 0)
+            warp.Fault(FaultKind.Misuse, "setmaxnreg needs .maxntid and .minnctapersm, or the assembler leaves it out.", 0, null);
+        if (more ? count < warp.MaxRegisters : count > warp.MaxRegisters)
+            warp.Fault(FaultKind.Misuse, $"the warp has {warp.MaxRegisters} registers a thread.", 0, null);
+        warp.MaxRegisters = count;
     }
 }
 

@@ -9,7 +9,7 @@ namespace Qwen.Emulation.Programs;
 /// <summary>An entry, decoded: its instructions, registers and memory.</summary>
 internal sealed class EntryProgram : IDisposable
 {
-    private const int MaxInstructions = 1 << 18;
+    private const int MaxInstructions = 1 << 18, RegistersPerMultiprocessor = 1 << 16;
     private readonly ConcurrentBag<Block> _blocks = [];
     private readonly int _maxThreads;
     private readonly bool _exactThreads;
@@ -18,6 +18,8 @@ internal sealed class EntryProgram : IDisposable
     {
         Name = entry.Name;
         (_maxThreads, _exactThreads) = (entry.MaxThreads, entry.ExactThreads);
+        if (_maxThreads > 0 && entry.BlocksPerMultiprocessor > 0)
+            Registers = Math.Min(255, RegistersPerMultiprocessor / (_maxThreads * entry.BlocksPerMultiprocessor)) / 8 * 8;
         if (entry.Instructions.Count > MaxInstructions)
             throw new PtxException(entry.Line, "", $"{Name} has more than {MaxInstructions} instructions.");
         Dictionary<string, ulong> symbols = new(moduleSymbols);
@@ -43,6 +45,9 @@ internal sealed class EntryProgram : IDisposable
     public IReadOnlyList<PtxParameter> Parameters { get; }
 
     public int ParameterBytes { get; }
+
+    /// <summary>Registers that a thread begins with, where the text says how many blocks shall fit a multiprocessor, so that the assembler uses all there are; else 0.</summary>
+    public int Registers { get; }
 
     public int StaticSharedBytes { get; private set; }
 

@@ -107,6 +107,8 @@ internal sealed class Parser
         long product = Integer(1, int.MaxValue);
         while (Accept(","))
             product *= Integer(1, 1024);
+        if (directive.Text == ".minnctapersm")
+            entry.BlocksPerMultiprocessor = (int)Math.Min(product, 32);
         if (directive.Text is ".maxntid" or ".reqntid")
         {
             if (product > 1024)

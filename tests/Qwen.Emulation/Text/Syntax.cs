@@ -127,6 +127,9 @@ internal sealed class PtxEntry(string name, int line)
     /// <summary>The most threads a block may have (<c>.maxntid</c>), 0 if the text doesn't say.</summary>
     public int MaxThreads { get; set; }
 
+    /// <summary>Blocks that shall fit a multiprocessor (<c>.minnctapersm</c>), 0 if the text doesn't say.</summary>
+    public int BlocksPerMultiprocessor { get; set; }
+
     /// <summary>Whether a block has exactly <see cref="MaxThreads"/> (<c>.reqntid</c>).</summary>
     public bool ExactThreads { get; set; }
 }

@@ -58,6 +58,23 @@ public sealed class WarpgroupInstructionTests
         Assert.Equal(kind, fault.Kind);
     }
 
+    [Theory]
+    [InlineData(104, 200, null)] // 384 threads begin with 168 each
+    [InlineData(112, 200, FaultKind.Deadlock)]
+    [InlineData(176, 176, FaultKind.Misuse)]
+    public void RegistersOfABlock_AreNoMoreThanItBeginsWith(int less, int more, FaultKind? kind)
+    {
+        using Machine machine = new();
+        string text = Machine.Text(
+            $"setp.lt.u32 %p1, %tx, 128; @%p1 bra LESS;\nsetmaxnreg.inc.sync.aligned.u32 {more};\nret;\nLESS: setmaxnreg.dec.sync.aligned.u32 {less};\nret;", "out", "sm_90a");
+        text = text.Replace("k(.param .u64 p_out)", "k(.param .u64 p_out) .maxntid 384, 1, 1 .minnctapersm 1", StringComparison.Ordinal);
+        void Launch() => machine.Launch(text, 1, 384, 0, 0);
+        if (kind is null)
+            Launch();
+        else
+            Assert.Equal(kind, Assert.Throws<DeviceFaultException>(Launch).Kind);
+    }
+
     [Fact]
     public void OtherTargetsAndBlocks_HaveNoProducts()
     {
