@@ -91,8 +91,8 @@ internal sealed class DenseGemvCheck : ICheck
     private static IEnumerable<GemvTiling> Others(GemvTiling chosen, bool gated)
     {
         GemvTiling[] all = chosen.RowTiles == 2
-            ? [new(2, 4, 3, 4), new(2, 4, 4, 3), new(2, 4, 5, 2), new(2, 8, 3, 2), new(1, 4, 5, 4)]
-            : [new(1, 4, 4, 3), new(1, 4, 6, 3), new(1, 8, 3, 3), new(1, 8, 5, 2), new(1, 16, 3, 1), new(2, 4, 3, 3)];
+            ? [new(2, 4, 3, 4), new(2, 4, 4, 3), new(2, 4, 4, 3, 2), new(2, 4, 4, 3, 2, 3), new(2, 8, 3, 2), new(1, 4, 5, 4)]
+            : [new(1, 4, 4, 5), new(1, 8, 4, 3), new(1, 8, 5, 2), new(1, 16, 3, 1), new(1, 16, 3, 2), new(2, 4, 3, 4)];
         return all.Where(other => other != chosen && (!gated || other.RowTiles == 2));
     }
 

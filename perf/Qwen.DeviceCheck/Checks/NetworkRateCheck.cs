@@ -11,16 +11,17 @@ namespace Qwen.DeviceCheck.Checks;
 /// How fast whole networks read and continue, by a host's clock: launches and the greedy choice included. Then the same through the engine, with
 /// the scheduler and a reader for each answer, and what of a step is the host's. Long contexts are measured with one sequence only.
 /// </summary>
+/// <param name="name">The check's name.</param>
 /// <param name="models">Models.</param>
 /// <param name="batches">Sequences that are continued side by side.</param>
 /// <param name="contexts">Tokens they hold before.</param>
 /// <param name="prefetches">MiB of weights brought into L2 beside attention, to be compared; empty for what the engine does.</param>
-internal sealed class NetworkRateCheck(string[] models, int[] batches, int[] contexts, int[] prefetches) : ICheck
+internal sealed class NetworkRateCheck(string name, string[] models, int[] batches, int[] contexts, int[] prefetches) : ICheck
 {
     private const int Steps = 40, MostTokens = 160 * 1024;
     private const double MostHostMicroseconds = 200;
 
-    public string Name => "network rate";
+    public string Name => name;
 
     public void Verify(CheckSession session)
     {

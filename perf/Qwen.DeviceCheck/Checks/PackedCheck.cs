@@ -38,7 +38,7 @@ internal sealed class PackedCheck : ICheck
                     {
                         (float[] x, ushort[] bits) = Activations(rows * matrix.Inputs, type);
                         using DeviceBuffer xs = session.Upload<ushort>(bits), y = session.Device.Allocate((long)rows * matrix.Outputs * sizeof(float));
-                        Action[] launches = rows <= PackedGemvKernel.MostRows ? [Gemv(new(1, 8, 6, 2)), Gemv(new(2, 4, 4, 1)), Gemm()] : [Gemm()];
+                        Action[] launches = rows <= PackedGemvKernel.MostRows ? [Gemv(new(1, 8, 6, 3)), Gemv(new(2, 4, 4, 5)), Gemm()] : [Gemm()];
                         foreach (Action launch in launches)
                         {
                             session.Stream.Fill(y.Pointer, 0xff, y.ByteCount);

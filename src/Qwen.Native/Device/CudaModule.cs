@@ -30,6 +30,9 @@ internal sealed unsafe class CudaModule : IDeviceModule
         _handle.BelongTo(device.Context);
     }
 
+    /// <summary>Percent of a multiprocessor's memory that all kernels ask to be shared memory; -1 leaves it to the driver.</summary>
+    internal static int SharedPercent { get; set; } = 100;
+
     /// <inheritdoc/>
     public IDeviceFunction Function(string entry, int dynamicSharedBytes = 0)
     {
@@ -51,7 +54,7 @@ internal sealed unsafe class CudaModule : IDeviceModule
 
         // The same for all kernels: a multiprocessor divides its memory into L1 and shared memory anew only when it is empty, so that kernels
         // that asked for different parts would not overlap.
-        CudaDriver.FuncSetAttribute(function, FunctionAttribute.PreferredSharedMemoryCarveout, 100).Check();
+        CudaDriver.FuncSetAttribute(function, FunctionAttribute.PreferredSharedMemoryCarveout, SharedPercent).Check();
         return new CudaFunction(_device, _handle, function, entry, dynamicSharedBytes, resources);
 
         int Read(FunctionAttribute attribute)

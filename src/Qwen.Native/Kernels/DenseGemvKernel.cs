@@ -8,7 +8,7 @@ namespace Qwen.Native.Kernels;
 /// Bound by memory: all is about bytes under way. W is the A operand (16 outputs) of mma.m16n8k16 and the tokens its B (8), so that a multiplication
 /// costs next to no instructions for any number of tokens. Which inputs are the k of an mma is free as long as A and B agree: a lane takes
 /// 16 consecutive bytes of a row for its fragments, which then need no shuffle. They come through a <see cref="WarpRing"/>, in units of 128 bytes
-/// of each of 16 (or 32) rows: a line, and in E4M3 the width of a block of scales. Registers hold x, a unit ahead.
+/// of each of 16 (or 32) rows: a line, and in E4M3 the width of a block of scales. Registers hold x, a unit or two ahead.
 /// E4M3 becomes x's type exactly, x is not quantized: F16 by conversion, BF16 by moving the bits and a product with 2^120.
 /// An output's sum has one order for any number of tokens: a token gets the same bits alone as among eight.
 /// </remarks>
@@ -19,18 +19,20 @@ public sealed class DenseGemvKernel(KernelCache cache, DenseProduct product, Gem
 
     private const int UnitRowBytes = 128, PieceBytes = 512; // a piece is 16 bytes a lane: 8 rows, half a unit
 
-    private readonly int _multiprocessors = cache.Device.Info.Multiprocessors;
+    /// <summary>Tilings that were measured to be the best here, of products without and with norms.</summary>
+    internal static Dictionary<(ElementType Weights, MatmulScale Scale, int Outputs, int Inputs), GemvTiling> Tuned { get; } = [];
 
     /// <summary>The tiling for a matrix.</summary>
     public static GemvTiling TilingFor(DenseProduct product, int outputs, int inputs, DeviceInfo device) =>
-        GemvTiling.For(outputs, product.Gated, ((inputs * product.Weights.Bytes()) + UnitRowBytes - 1) / UnitRowBytes, UnitBytes(product), device);
+        Tuned.TryGetValue((product.Weights, product.Scale, outputs, inputs), out GemvTiling tuned) ? tuned
+        : GemvTiling.For(outputs, product.Gated, ((inputs * product.Weights.Bytes()) + UnitRowBytes - 1) / UnitRowBytes, UnitBytes(product), device);
 
     /// <summary>The kernel for a product.</summary>
     public static PtxKernel Build(PtxTarget target, DenseProduct product, GemvTiling tiling)
     {
         product.Check();
         GemvTiling.Check(tiling, product.Gated);
-        var k = new PtxBuilder(target, $"dense_gemv_{product}_{tiling}", tiling.Warps * 32, GemvTiling.MostBlocks(tiling.Warps));
+        var k = new PtxBuilder(target, $"dense_gemv_{product}_{tiling}", tiling.Warps * 32, tiling.Blocks);
         new Body(k, product, tiling).Emit();
         return k.Build();
     }
@@ -59,7 +61,7 @@ public sealed class DenseGemvKernel(KernelCache cache, DenseProduct product, Gem
             ArgumentOutOfRangeException.ThrowIfNotEqual(outputs / 2 % GemvTiling.TileOutputs, 0, nameof(outputs)); // a tile has one scale
         int groups = tiling.Groups(outputs, product.Gated);
         Launch(
-            stream, tiling.Grid(groups, _multiprocessors),
+            stream, tiling.Grid(groups),
             [
                 Argument.Of(weights), Argument.Of(scales), Argument.Of(x), Argument.Of(bias), Argument.Of(y), Argument.Of(product.Gated ? outputs / 2 : outputs), Argument.Of(groups), Argument.Of(inputs),
                 Argument.Of(tokens), Argument.Of(norm.Squares), Argument.Of(norm.Weight), Argument.Of(norm.Scaled), Argument.Of(norm.Epsilon),
@@ -68,7 +70,7 @@ public sealed class DenseGemvKernel(KernelCache cache, DenseProduct product, Gem
     }
 
     /// <summary>Bytes of a unit of one row tile: four pieces of weights, and of block scales one, with others around it.</summary>
-    private static int UnitBytes(DenseProduct product) => (4 * PieceBytes) + (product.Scale == MatmulScale.Block128 ? 16 : 0);
+    internal static int UnitBytes(DenseProduct product) => (4 * PieceBytes) + (product.Scale == MatmulScale.Block128 ? 16 : 0);
 
     /// <summary>The kernel's text, with what its parts share.</summary>
     private sealed class Body(PtxBuilder k, DenseProduct product, GemvTiling tiling)
@@ -95,9 +97,12 @@ public sealed class DenseGemvKernel(KernelCache cache, DenseProduct product, Gem
             // A lane whose token does not exist has zeros.
             U32 bytesOfToken = k.Select<U32>(group < _tokens, rowBytes, 0);
             Global token = _x.At(k.Min(group, _tokens - 1), _inputs * 2).At(member, 16 * _xBytes);
-            U32[][] x = [.. Enumerable.Range(0, 2 * _xBytes).Select(_ => Enumerable.Range(0, 4).Select(_ => k.Variable<U32>()).ToArray())];
-            for (int half = 0; half < 2; half++)
-                LoadX(x, half, token, k.Warp, member, bytesOfToken);
+            U32[][][] x = [.. Enumerable.Range(0, tiling.Turns).Select(_ => Enumerable.Range(0, 2 * _xBytes).Select(_ => Enumerable.Range(0, 4).Select(_ => k.Variable<U32>(0)).ToArray()).ToArray())];
+            for (int turn = 0; turn < x.Length; turn++)
+            {
+                for (int half = 0; half < 2; half++)
+                    LoadX(x[turn], half, token, ring.First(turn), member, bytesOfToken);
+            }
 
             var epilogue = new GemvEpilogue(k, tiling, product.Gated, product.Result, _y, _results, _tokens)
             {
@@ -113,8 +118,7 @@ public sealed class DenseGemvKernel(KernelCache cache, DenseProduct product, Gem
             using (ring.Rows(out U32 rowGroup))
             {
                 GemvEpilogue.Terms[] terms = epilogue.Load(rowGroup);
-                using (ring.Units(out Shared slot, out _, out U32 next))
-                    Multiply(slot, x, sums, half => LoadX(x, half, token, next, member, bytesOfToken));
+                ring.Units(x.Length, (slot, _, turn, next) => Multiply(slot, x[turn], sums, half => LoadX(x[turn], half, token, next, member, bytesOfToken)));
                 epilogue.Store(rowGroup, sums, terms);
                 foreach (F32 sum in sums.SelectMany(sum => sum))
                     k.Set(sum, 0f);
@@ -163,17 +167,12 @@ public sealed class DenseGemvKernel(KernelCache cache, DenseProduct product, Gem
             }
         }
 
-        /// <summary>The token's values for a lane's weights of half a unit: 8 or 16. Zeros past their end.</summary>
+        /// <summary>The token's values for a lane's weights of half a unit: 8 or 16. Past their end they keep what they had, of the same token: there weights are zeros.</summary>
         private void LoadX(U32[][] x, int half, Global token, U32 unit, U32 member, U32 bytesOfToken)
         {
             Pred exists = (unit * UnitRowBytes) + (half * 64) + (member * 16) < bytesOfToken;
             for (int i = 0; i < _xBytes; i++)
-            {
-                U32[] piece = x[(half * _xBytes) + i];
-                foreach (U32 word in piece)
-                    k.Set(word, 0);
-                k.LoadInto<U32>(piece, token.At(unit, UnitRowBytes * _xBytes) + ((half * 64 * _xBytes) + (i * 16)), when: exists);
-            }
+                k.LoadInto<U32>(x[(half * _xBytes) + i], token.At(unit, UnitRowBytes * _xBytes) + ((half * 64 * _xBytes) + (i * 16)), when: exists);
         }
 
         /// <summary>Adds the products of a unit, and has each half of x replaced when it was used.</summary>

@@ -91,7 +91,7 @@ public static class KernelCatalog
             {
                 (DenseProduct Product, int Outputs)[] products =
                 [
-                    (new(weights, type, type, scale, Bias: true), 4608), (new(weights, type, ElementType.F32, scale, Accumulate: true), 896),
+                    (new(weights, type, type, scale, Bias: true), 4608), (new(weights, type, ElementType.F32, scale, Accumulate: true), 3584),
                     (new(weights, type, ElementType.F32, scale), 152064), (new(weights, type, type, scale, Gated: true), 37888),
                 ];
                 foreach ((DenseProduct product, int outputs) in products) // the number of warps is in constants only
@@ -127,7 +127,7 @@ public static class KernelCatalog
             foreach (ElementType type in _activations)
             {
                 (PackedProduct Product, int Outputs)[] products =
-                    [(new(format, type, type, Bias: true), 4608), (new(format, type, ElementType.F32, Accumulate: true), 896), (new(format, type, ElementType.F32), 152064), (new(format, type, type, Gated: true), 37888)];
+                    [(new(format, type, type, Bias: true), 4608), (new(format, type, ElementType.F32, Accumulate: true), 3584), (new(format, type, ElementType.F32), 152064), (new(format, type, type, Gated: true), 37888)];
                 foreach ((PackedProduct product, int outputs) in products)
                     yield return PackedGemvKernel.Build(target, type == ElementType.BF16 ? product with { Norm = NormOf(product.Result, product.Accumulate) } : product, PackedGemvKernel.TilingFor(product, new PackedMatrix(outputs, 3584, format), _h200));
             }

@@ -7,7 +7,7 @@ namespace Qwen.Native.Kernels;
 /// <remarks>
 /// Bound by memory, so all is about bytes under way and few instructions a weight. The weights are the A operand (16 outputs) of mma.m16n8k16 and
 /// the rows its B (8): one instruction multiplies 256 weights by all rows. Codes and scales come through a <see cref="WarpRing"/>, in units of 128
-/// inputs; registers hold only x, a unit ahead. So a multiprocessor has room for the blocks of the next kernel beside this one's: they fill their
+/// inputs; registers hold only x, a unit or two ahead. So a multiprocessor has room for the blocks of the next kernel beside this one's: they fill their
 /// rings before they wait for this kernel's end, and memory is busy across kernels.
 /// Codes stay whole numbers plus a bias in the product, and scale and offset are applied to a group's sums in F32: s (P - (bias + z) X), P the sum of
 /// biased codes times x, X the sum of x, from another product with ones. So weights are not rounded to 16 bits.
@@ -20,24 +20,26 @@ public sealed class PackedGemvKernel(KernelCache cache, PackedProduct product, G
 
     private const int UnitInputs = 128;
 
-    private readonly int _multiprocessors = cache.Device.Info.Multiprocessors;
-
     /// <summary>The kernel for a matrix.</summary>
     public PackedGemvKernel(KernelCache cache, PackedProduct product, PackedMatrix matrix)
         : this(cache, product, TilingFor(product, matrix, cache.Device.Info))
     {
     }
 
+    /// <summary>Tilings that were measured to be the best here, of products without and with norms.</summary>
+    internal static Dictionary<(PackedFormat Format, int Outputs, int Inputs), GemvTiling> Tuned { get; } = [];
+
     /// <summary>The tiling for a matrix.</summary>
     public static GemvTiling TilingFor(PackedProduct product, PackedMatrix matrix, DeviceInfo device) =>
-        GemvTiling.For(matrix.Outputs, product.Gated, (matrix.Inputs + UnitInputs - 1) / UnitInputs, UnitBytes(product.Format), device);
+        Tuned.TryGetValue((product.Format, matrix.Outputs, matrix.Inputs), out GemvTiling tuned) ? tuned
+        : GemvTiling.For(matrix.Outputs, product.Gated, (matrix.Inputs + UnitInputs - 1) / UnitInputs, UnitBytes(product.Format), device, isLarge: product.Format.GroupSize != UnitInputs);
 
     /// <summary>The kernel for a product.</summary>
     public static PtxKernel Build(PtxTarget target, PackedProduct product, GemvTiling tiling)
     {
         product.Check();
         GemvTiling.Check(tiling, product.Gated);
-        var k = new PtxBuilder(target, $"packed_gemv_{product}_{tiling}", tiling.Warps * 32, GemvTiling.MostBlocks(tiling.Warps));
+        var k = new PtxBuilder(target, $"packed_gemv_{product}_{tiling}", tiling.Warps * 32, tiling.Blocks);
         new Body(k, product, tiling).Emit();
         return k.Build();
     }
@@ -60,7 +62,7 @@ public sealed class PackedGemvKernel(KernelCache cache, PackedProduct product, G
             throw new ArgumentOutOfRangeException(nameof(matrix), matrix.Outputs, "outputs of a gate and an up projection must be whole tiles each.");
         int groups = tiling.Groups(matrix.Outputs, product.Gated);
         Launch(
-            stream, tiling.Grid(groups, _multiprocessors),
+            stream, tiling.Grid(groups),
             [
                 Argument.Of(weights), Argument.Of(weights + matrix.CodeBytes), Argument.Of(x), Argument.Of(bias), Argument.Of(y),
                 Argument.Of(product.Gated ? matrix.Outputs / 2 : matrix.Outputs), Argument.Of(groups), Argument.Of(matrix.Inputs), Argument.Of(matrix.ColumnTiles), Argument.Of(rows),
@@ -115,11 +117,14 @@ public sealed class PackedGemvKernel(KernelCache cache, PackedProduct product, G
 
             // A lane whose row of x does not exist keeps zeros and loads nothing.
             U32 group = k.Lane >> 2, member = k.Lane & 3; // g and t of the fragments
-            U32 inputsOfRow = k.Select<U32>((group < _rows) & (k.Warp < units), _inputs, 0);
+            U32 inputsOfRow = k.Select<U32>(group < _rows, _inputs, 0);
             Global row = _x.At(k.Min(group, _rows - 1), _inputs * 2).At(member, 16);
-            U32[][] x = [.. Enumerable.Range(0, UnitInputs / 32).Select(_ => Enumerable.Range(0, 4).Select(_ => k.Variable<U32>(0)).ToArray())];
-            for (int piece = 0; piece < x.Length; piece++)
-                LoadX(x, piece, row, k.Warp, inputsOfRow);
+            U32[][][] x = [.. Enumerable.Range(0, tiling.Turns).Select(_ => Enumerable.Range(0, UnitInputs / 32).Select(_ => Enumerable.Range(0, 4).Select(_ => k.Variable<U32>(0)).ToArray()).ToArray())];
+            for (int turn = 0; turn < x.Length; turn++)
+            {
+                for (int piece = 0; piece < UnitInputs / 32; piece++)
+                    LoadX(x[turn], piece, row, ring.First(turn), inputsOfRow);
+            }
 
             var epilogue = new GemvEpilogue(k, tiling, product.Gated, product.Result, _y, _results, _rows)
             {
@@ -133,8 +138,8 @@ public sealed class PackedGemvKernel(KernelCache cache, PackedProduct product, G
             using (ring.Rows(out U32 rowGroup))
             {
                 GemvEpilogue.Terms[] terms = epilogue.Load(rowGroup);
-                using (ring.Units(out Shared slot, out U32 unit, out U32 next))
-                    Multiply(slot, slot + toScales + (_rowTiles * _codeBytes), x, sums, unit, piece => LoadX(x, piece, row, next, inputsOfRow));
+                ring.Units(x.Length, (slot, unit, turn, next) =>
+                    Multiply(slot, slot + toScales + (_rowTiles * _codeBytes), x[turn], sums, unit, piece => LoadX(x[turn], piece, row, next, inputsOfRow)));
                 epilogue.Store(rowGroup, sums, terms);
                 foreach (F32 sum in sums.SelectMany(sum => sum))
                     k.Set(sum, 0f);
@@ -179,7 +184,7 @@ public sealed class PackedGemvKernel(KernelCache cache, PackedProduct product, G
         /// <summary>A lane's 16 bytes of 32 inputs. Past the inputs they keep what was there: such inputs have the scale and the offset zero, or are not multiplied.</summary>
         private void LoadX(U32[][] x, int piece, Global row, U32 unit, U32 inputsOfRow)
         {
-            Pred exists = HasPartialUnits ? (unit * UnitInputs) + (piece * 32) < inputsOfRow : inputsOfRow > 0;
+            Pred exists = (unit * UnitInputs) + (piece * 32) < inputsOfRow;
             k.LoadInto<U32>(x[piece], row.At(unit, UnitInputs * 2) + (piece * 64), when: exists);
         }
 

@@ -65,29 +65,33 @@ internal sealed class WarpRing
         });
     }
 
-    /// <summary>The units of this warp in a row.</summary>
-    /// <param name="slot">Where it is: this lane's first 16 bytes.</param>
-    /// <param name="unit">The unit.</param>
-    /// <param name="next">The one after it; the first of a row after the last.</param>
-    public PtxBuilder.Scope Units(out Shared slot, out U32 unit, out U32 next)
+    /// <summary>The units of this warp in a row, of which a few in turn have an x of their own in registers.</summary>
+    /// <param name="turns">How many.</param>
+    /// <param name="multiply">Given where the unit is (this lane's first 16 bytes), the unit, whose turn it is, and the unit that is next in that turn: of the next row after the last.</param>
+    public void Units(int turns, Action<Shared, U32, int, U32> multiply)
     {
-        U32 current = unit = _k.Variable(_k.Warp);
-        PtxBuilder.Scope loop = _k.While(() => current < _units);
-        U32 following = current + _k.Warps;
-        next = _k.Select(following < _units, following, _k.Warp);
-        _k.WaitForCopies(_slots - 2);
-        _k.WarpBarrier(); // and all lanes are done with the slot that is filled now
-        Fill(new Shared(_filled, _first.Offset));
-        slot = new Shared(_taken, _first.Offset);
-        return new PtxBuilder.Scope(() =>
+        U32 current = _k.Variable(_k.Warp);
+        using (_k.While(() => current < _units))
         {
-            _k.Set(_filled, _taken);
-            _k.Set(_taken, _taken + _slotBytes);
-            _k.Set(_taken, _k.Select(_taken.Is(_end), _first.Base, _taken));
-            _k.Set(current, following);
-            loop.Dispose();
-        });
+            for (int turn = 0; turn < turns; turn++)
+            {
+                PtxBuilder.Scope? exists = turn > 0 ? _k.If(current < _units, uniform: true) : null;
+                _k.WaitForCopies(_slots - 2);
+                _k.WarpBarrier(); // and all lanes are done with the slot that is filled now
+                Fill(new Shared(_filled, _first.Offset));
+                U32 following = current + (turns * _k.Warps);
+                multiply(new Shared(_taken, _first.Offset), current, turn, _k.Select(following < _units, following, First(turn)));
+                _k.Set(_filled, _taken);
+                _k.Set(_taken, _taken + _slotBytes);
+                _k.Set(_taken, _k.Select(_taken.Is(_end), _first.Base, _taken));
+                _k.Set(current, current + _k.Warps);
+                exists?.Dispose();
+            }
+        }
     }
+
+    /// <summary>The unit of a row that has a turn first. There may be none: then it is beyond the row.</summary>
+    public U32 First(int turn) => turn == 0 ? _k.Warp : _k.Warp + (turn * _k.Warps);
 
     private void Fill(Shared slot)
     {

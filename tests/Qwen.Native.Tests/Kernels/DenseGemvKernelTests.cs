@@ -118,7 +118,7 @@ public sealed class DenseGemvKernelTests
     private static GemvTiling Tiling(Random random, int rowTiles)
     {
         int warps = 4 << random.Next(3);
-        return new GemvTiling(rowTiles, warps, random.Next(2, Math.Max(3, Math.Min(7, 48 / warps / rowTiles))), random.Next(1, 3)); // 2 KB a unit and row tile, up to 128 KB
+        return new GemvTiling(rowTiles, warps, random.Next(2, Math.Max(3, Math.Min(7, 48 / warps / rowTiles))), random.Next(1, 3), random.Next(1, 4), random.Next(1, 4)); // 2 KB a unit and row tile, up to 128 KB
     }
 
     private static void Check(KernelMachine machine, DenseProduct product, GemvTiling tiling, int outputs, int inputs, int tokens)

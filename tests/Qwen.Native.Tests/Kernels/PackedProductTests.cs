@@ -22,7 +22,7 @@ public sealed class PackedProductTests
         using var cache = new KernelCache(device);
         foreach (PackedProduct product in (PackedProduct[])[.. PackedWeights.Products(format), .. PackedWeights.GatedProducts(format)])
         {
-            var tiling = new GemvTiling(product.Gated ? 2 : random.Next(1, 3), 4 << random.Next(bits == 4 ? 3 : 2), 2, random.Next(1, 3));
+            var tiling = new GemvTiling(product.Gated ? 2 : random.Next(1, 3), 4 << random.Next(bits == 4 ? 3 : 2), 2, random.Next(1, 3), random.Next(1, 4), random.Next(1, 4));
             tiling = tiling with { Slots = random.Next(2, Math.Max(3, Math.Min(6, 100_000 / tiling.Warps / PackedGemvKernel.UnitBytes(format) / tiling.RowTiles))) };
             int rows = random.Next(1, PackedGemvKernel.MostRows + 1), unit = groupSize == PackedFormat.WholeRow ? format.TileInputs : groupSize;
             int inputs = unit * random.Next(1, Math.Max(2, (random.Next(4) == 0 ? 7000 : 700) / unit)); // now and then more than the ring holds
