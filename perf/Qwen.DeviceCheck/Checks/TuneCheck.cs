@@ -83,6 +83,8 @@ internal sealed class TuneCheck : ICheck
             session.Note($"({parts[i].Outputs}, {parts[i].Inputs}) => new({best[i].RowTiles}, {best[i].Warps}, {best[i].Slots}, {best[i].Blocks}, {best[i].Turns}, {best[i].Rows}), // {weights} {shape.Model} {parts[i].Name}, was {Text(own[i])}");
         }
 
+        CompareSharedMemory(session, weights, layer, [.. parts.Zip(best)]);
+
         double Seconds(GemvTiling[] tilings, int tokens, int repeats) => layer.Seconds(kernels.Chain(parts, tilings), tokens, LayerNorms.Fused, Layers, repeats);
 
         float[] Result(GemvTiling[] tilings)
@@ -90,6 +92,20 @@ internal sealed class TuneCheck : ICheck
             layer.Reset();
             layer.Chain(kernels.Chain(parts, tilings), 8, LayerNorms.Fused, layers: 2)(false);
             return session.Download<float>(layer.Hidden, 8 * shape.Hidden);
+        }
+    }
+
+    /// <summary>The same kernels where they ask for all of a multiprocessor's memory as shared memory, and where the driver divides it.</summary>
+    private static void CompareSharedMemory(CheckSession session, GemvWeights weights, GemvLayer layer, (LayerPart Part, GemvTiling Tiling)[] chain)
+    {
+        int percent = CudaModule.SharedPercent;
+        foreach (int other in (int[])[100, -1])
+        {
+            CudaModule.SharedPercent = other;
+            using var kernels = new Kernels(session, weights, chain);
+            CudaModule.SharedPercent = percent;
+            double seconds = layer.Seconds(kernels.Chain([.. chain.Select(one => one.Part)], [.. chain.Select(one => one.Tiling)]), 1, LayerNorms.Fused, Layers);
+            session.Note($"{weights}, {layer.Shape.Model}: {(other < 0 ? "shared memory as the driver divides it" : $"{other}% shared memory")}: {seconds * 1e6:0.0} us");
         }
     }
 
