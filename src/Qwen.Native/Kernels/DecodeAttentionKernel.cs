@@ -29,8 +29,9 @@ public sealed class DecodeAttentionKernel : Kernel
     /// <param name="cache">Where.</param>
     /// <param name="shape">What for.</param>
     /// <param name="blocks">Blocks of the grid; 0 for as many as the device holds at once.</param>
-    public DecodeAttentionKernel(KernelCache cache, AttentionShape shape, int blocks = 0)
-        : base(cache, Build(cache.Target, shape))
+    /// <param name="stages">Tiles of a warp that are on their way, to shared memory; 0 for one, to registers.</param>
+    public DecodeAttentionKernel(KernelCache cache, AttentionShape shape, int blocks = 0, int stages = 0)
+        : base(cache, Build(cache.Target, shape, stages))
     {
         ArgumentOutOfRangeException.ThrowIfNegative(blocks);
         ArgumentOutOfRangeException.ThrowIfGreaterThan(blocks, DecodeMerge.MostBlocks);
@@ -51,14 +52,15 @@ public sealed class DecodeAttentionKernel : Kernel
     internal static int RoundPositions(AttentionShape shape) => WarpCount * KvTile.Positions(shape);
 
     /// <summary>The kernel for a shape.</summary>
-    public static PtxKernel Build(PtxTarget target, AttentionShape shape)
+    public static PtxKernel Build(PtxTarget target, AttentionShape shape, int stages = 0)
     {
         shape.Check();
+        ArgumentOutOfRangeException.ThrowIfEqual(stages, 1); // too small for the sums
         // Narrow heads: the compiler for sm_80 would rather spill than take more than 96 registers; 128 still leave 16 warps a multiprocessor. With key biases it would
         // rather than take more than 168.
         int blocks = shape is { HeadDim: <= 64, Group: <= 8 } && shape.Cache.Bytes() == 2 ? 4 : shape.HasKeyBias ? 2 : 0;
-        var k = new PtxBuilder(target, $"decode_attention_{shape.Name}", WarpCount * 32, blocks);
-        new Emission(k, new DecodeArguments(k), shape).Emit();
+        var k = new PtxBuilder(target, $"decode_attention_{shape.Name}{(stages > 0 ? $"_stages{stages}" : "")}", WarpCount * 32, blocks);
+        new Emission(k, new DecodeArguments(k), shape, stages).Emit();
         return k.Build();
     }
 
@@ -97,20 +99,22 @@ public sealed class DecodeAttentionKernel : Kernel
         private readonly F32[] _maxima, _weights; // of queries g and g + 8
         private readonly F32[][][] _sums; // O^T: [16 columns][8 queries] C fragments
         private readonly Shared _sharedMaxima, _sharedWeights, _sharedSums;
+        private readonly int _stages;
         private KeyBiasScores? _bias;
 
-        public Emission(PtxBuilder builder, DecodeArguments arguments, AttentionShape shape)
+        public Emission(PtxBuilder builder, DecodeArguments arguments, AttentionShape shape, int stages)
         {
             k = builder;
+            _stages = stages;
             (_arguments, _shape) = (arguments, shape);
             _queryTiles = (shape.Group + 7) / 8;
-            _tile = new KvTile(k, arguments, shape);
+            _tile = new KvTile(k, arguments, shape, stages);
             _maxima = [.. Enumerable.Range(0, _queryTiles).Select(_ => k.Variable<F32>())];
             _weights = [.. Enumerable.Range(0, _queryTiles).Select(_ => k.Variable<F32>())];
             _sums = [.. Enumerable.Range(0, _tile.ValueTiles).Select(_ => Enumerable.Range(0, _queryTiles).Select(_ => Enumerable.Range(0, 4).Select(_ => k.Variable<F32>()).ToArray()).ToArray())];
             _sharedMaxima = k.AllocateShared(WarpCount * 16 * sizeof(float));
             _sharedWeights = k.AllocateShared((WarpCount + 1) * 16 * sizeof(float)); // the last row: of the block
-            _sharedSums = k.AllocateShared(WarpCount * SumsBytes);
+            _sharedSums = stages > 0 ? _tile.Ring : k.AllocateShared(WarpCount * SumsBytes); // the ring is free when sums are final, and large enough
             _merge = new DecodeMerge(k, shape, arguments.Workspace);
             _token = new NewToken(k, arguments, shape);
             k.LetNextKernelStart(); // so that it prefetches its weights meanwhile: all blocks of this one run by then
@@ -120,7 +124,8 @@ public sealed class DecodeAttentionKernel : Kernel
         // One float more a row, so that rows lie in different banks.
         private int SumsRowBytes => (_shape.HeadDim + 1) * sizeof(float);
 
-        private int SumsBytes => _shape.Group * SumsRowBytes;
+        // From a warp's sums to the next's.
+        private int SumsBytes => _stages > 0 ? _tile.RingBytes : _shape.Group * SumsRowBytes;
 
         public void Emit()
         {
@@ -198,11 +203,27 @@ public sealed class DecodeAttentionKernel : Kernel
             U32 position = k.Variable(start + (k.Warp * positions));
             if (_shape.SlidingWindow > 0) // the window may begin behind this warp's first tile
                 k.Set(position, position + k.Select<U32>(position + positions <= place.From, roundPositions, 0));
-            using (k.If((position < stop) & (place.From < place.To - 1), uniform: true)) // else there is nothing but the new token
+            if (_stages > 0)
+                _tile.Rewind();
+            for (int stage = 0; stage < Math.Max(1, _stages); stage++)
             {
-                U32[] blocks = _tile.LoadBlocks(table, position, place);
-                _tile.LoadKeys(blocks, position, place);
-                _tile.LoadValues(blocks, position, place);
+                U32 first = position + (stage * roundPositions);
+                using (k.If((first < stop) & (place.From < place.To - 1), uniform: true)) // else there is nothing but the new token
+                {
+                    U32[] blocks = _tile.LoadBlocks(table, first, place);
+                    if (_stages > 0)
+                    {
+                        _tile.Copy(blocks, first, place, stage);
+                    }
+                    else
+                    {
+                        _tile.LoadKeys(blocks, first, place);
+                        _tile.LoadValues(blocks, first, place);
+                    }
+                }
+
+                if (_stages > 0)
+                    k.CommitCopies();
             }
 
             return (table, position, stop);
@@ -221,18 +242,40 @@ public sealed class DecodeAttentionKernel : Kernel
             int roundPositions = RoundPositions(_shape);
             using (k.While(() => position < stop))
             {
+                if (_stages > 0)
+                    k.WaitForCopies(_stages - 1);
                 using (k.If(position + KvTile.Positions(_shape) >= place.To, uniform: true))
                     _tile.Insert(_token, position, place);
-                U32 next = position + roundPositions;
+                U32 next = position + (Math.Max(1, _stages) * roundPositions);
                 U32[] nextBlocks = _tile.LoadBlocks(table, next, place);
+                if (_stages > 0)
+                    _tile.ReadKeys();
                 F32[][] scores = Scores(queries, position);
-                using (k.If(next < stop, uniform: true))
-                    _tile.LoadKeys(nextBlocks, next, place);
+                if (_stages == 0)
+                {
+                    using (k.If(next < stop, uniform: true))
+                        _tile.LoadKeys(nextBlocks, next, place);
+                }
+
                 Weigh(scores, position, place);
+                if (_stages > 0)
+                    _tile.ReadValues();
                 AddValues(scores);
                 using (k.If(next < stop, uniform: true))
-                    _tile.LoadValues(nextBlocks, next, place);
-                k.Set(position, next);
+                {
+                    if (_stages > 0)
+                        _tile.Copy(nextBlocks, next, place);
+                    else
+                        _tile.LoadValues(nextBlocks, next, place);
+                }
+
+                if (_stages > 0)
+                {
+                    k.CommitCopies();
+                    _tile.Advance();
+                }
+
+                k.Set(position, position + roundPositions);
             }
         }
 

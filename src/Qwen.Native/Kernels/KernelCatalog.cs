@@ -35,6 +35,7 @@ public static class KernelCatalog
                 {
                     var shape = new AttentionShape(type, stored, heads, kvHeads, headDim, 16, HasKeyBias: !hasQkNorm && stored.Bytes() == 1);
                     yield return DecodeAttentionKernel.Build(target, shape with { HasQkNorm = hasQkNorm });
+                    yield return DecodeAttentionKernel.Build(target, shape with { HasQkNorm = hasQkNorm }, stages: 2);
                     yield return PrefillAttentionKernel.Build(target, shape);
                     yield return PrefillAttentionKernel.BuildShort(target, shape);
                 }

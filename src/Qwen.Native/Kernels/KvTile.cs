@@ -22,11 +22,25 @@ internal sealed class KvTile
     private readonly U32[][] _values; // [4 sixteenth + which of its four positions][word]
     private readonly F32 _keyScale, _valueScale; // S8: of position = lane
     private readonly U32 _group, _inGroup;
+    private readonly int _stages;
+    private readonly U32 _slot; // bytes from the ring's start to what is worked on
+    private readonly Shared _ring; // this warp's: [stage][access][lane]
 
-    /// <summary>Makes room in registers.</summary>
-    public KvTile(PtxBuilder k, DecodeArguments arguments, AttentionShape shape)
+    /// <summary>Makes room.</summary>
+    /// <param name="k">The kernel.</param>
+    /// <param name="arguments">Its arguments.</param>
+    /// <param name="shape">Its shape.</param>
+    /// <param name="stages">Tiles of a warp that are on their way, to shared memory; 0 for one, to registers.</param>
+    public KvTile(PtxBuilder k, DecodeArguments arguments, AttentionShape shape, int stages)
     {
-        (_k, _arguments, _shape) = (k, arguments, shape);
+        (_k, _arguments, _shape, _stages) = (k, arguments, shape, stages);
+        if (stages > 0)
+        {
+            Ring = k.AllocateShared(DecodeAttentionKernel.WarpCount * RingBytes);
+            _ring = Ring + (k.Warp * RingBytes);
+            _slot = k.Variable<U32>(0);
+        }
+
         _hint = k.Target.Has(PtxFeature.CacheHints) ? CacheHint.ReadOnce : CacheHint.ReadOnly;
         (_group, _inGroup) = (k.Lane >> 2, k.Lane & 3);
         _keys = Registers(Positions(shape) / 8, shape.RowBytes / 16);
@@ -39,6 +53,15 @@ internal sealed class KvTile
     /// whose scales and biases take what registers are left).
     /// </summary>
     public static int Positions(AttentionShape shape) => shape.Cache.Bytes() == 1 ? 32 : 16;
+
+    /// <summary>The ring, of <see cref="RingBytes"/> a warp. A warp's part is free when its run has ended.</summary>
+    public Shared Ring { get; }
+
+    /// <summary>Of a warp.</summary>
+    public int RingBytes => _stages * StageBytes(_shape);
+
+    /// <summary>Bytes of a tile, and of its scales.</summary>
+    private static int StageBytes(AttentionShape shape) => (2 * Positions(shape) * shape.RowBytes) + (shape.Cache == ElementType.S8 ? 2 * 32 * sizeof(float) : 0);
 
     /// <summary>Steps of 16 columns that a score sums over.</summary>
     public int KeySteps => _shape.HeadDim / 16;
@@ -81,18 +104,68 @@ internal sealed class KvTile
         LoadScale(_valueScale, _arguments.ValueScales, blocks, position, place);
     }
 
+    /// <summary>Begins a run: the ring from its start.</summary>
+    public void Rewind() => _k.Set(_slot, 0);
+
+    /// <summary>Starts to copy a tile to the stage that is worked on, or, before that, to a later one.</summary>
+    public void Copy(U32[] blocks, U32 position, DecodeSchedule.Place place, int stage = 0)
+    {
+        Shared slot = _ring + _slot + (stage * StageBytes(_shape));
+        for (int n = 0; n < _keys.Length; n++)
+            slot = CopyRow(slot, Row(_arguments.Keys, blocks[n / 2], Cached(position + (8 * n) + _group, place), place.Head), lanes: 4, _inGroup);
+        for (int i = 0; i < _values.Length; i++)
+            slot = CopyRow(slot, Row(_arguments.Values, blocks[i / 4], Cached(position + ValuePosition(i), place), place.Head), lanes: 8, _group);
+        if (_shape.Cache != ElementType.S8)
+            return;
+        U32 scale = Scale(blocks, position, place);
+        _k.CopyAsync(slot.At(_k.Lane, sizeof(float)), _arguments.KeyScales.At(scale, sizeof(float)), sizeof(float));
+        _k.CopyAsync(slot.At(_k.Lane, sizeof(float)) + (32 * sizeof(float)), _arguments.ValueScales.At(scale, sizeof(float)), sizeof(float));
+    }
+
+    /// <summary>Reads the keys of the stage. A lane reads what it copied, so that no barrier is needed.</summary>
+    public void ReadKeys()
+    {
+        Shared slot = _ring + _slot;
+        foreach (U32[] row in _keys)
+            slot = ReadRow(slot, row, lanes: 4);
+        if (_shape.Cache == ElementType.S8)
+            _k.LoadInto<F32>([_keyScale], ScaleSlot);
+    }
+
+    /// <summary>Likewise.</summary>
+    public void ReadValues()
+    {
+        Shared slot = _ring + _slot + (Positions(_shape) * _shape.RowBytes);
+        foreach (U32[] row in _values)
+            slot = ReadRow(slot, row, lanes: 8);
+        if (_shape.Cache == ElementType.S8)
+            _k.LoadInto<F32>([_valueScale], ScaleSlot + (32 * sizeof(float)));
+    }
+
+    /// <summary>On to the next stage.</summary>
+    public void Advance()
+    {
+        U32 next = _slot + StageBytes(_shape);
+        _k.Set(_slot, _k.Select<U32>(next < _stages * StageBytes(_shape), next, 0));
+    }
+
     /// <summary>Puts the new token's key and value where the tile has its position.</summary>
     public void Insert(NewToken token, U32 position, DecodeSchedule.Place place)
     {
+        Shared slot = _stages > 0 ? _ring + _slot : default;
         for (int n = 0; n < _keys.Length; n++)
-            InsertRow(_keys[n], token.Key, lanes: 4, _inGroup, IsNew(position + (8 * n) + _group, place));
+            slot = InsertRow(slot, _keys[n], token.Key, lanes: 4, _inGroup, IsNew(position + (8 * n) + _group, place));
         for (int i = 0; i < _values.Length; i++)
-            InsertRow(_values[i], token.Value, lanes: 8, _group, IsNew(position + ValuePosition(i), place));
+            slot = InsertRow(slot, _values[i], token.Value, lanes: 8, _group, IsNew(position + ValuePosition(i), place));
         if (_shape.Cache != ElementType.S8)
             return;
         Pred isNew = IsNew(position + InTile, place);
         _k.LoadInto<F32>([_keyScale], token.KeyScale, isNew);
         _k.LoadInto<F32>([_valueScale], token.ValueScale, isNew);
+        if (_stages == 0)
+            return;
+        _k.Store(ScaleSlot, _keyScale, isNew);
+        _k.Store(ScaleSlot + (32 * sizeof(float)), _valueScale, isNew);
     }
 
     /// <summary>Two registers of eight keys for a step of 16 columns.</summary>
@@ -180,14 +253,20 @@ internal sealed class KvTile
         }
     }
 
-    private void InsertRow(U32[] words, Shared row, int lanes, U32 lane, Pred when)
+    private Shared InsertRow(Shared slot, U32[] words, Shared row, int lanes, U32 lane, Pred when)
     {
         int word = 0;
         foreach ((int offset, int laneBytes) in Chunks(_shape.RowBytes, lanes))
         {
-            _k.LoadInto<U32>(words.AsSpan(word, laneBytes / 4), row.At(lane, laneBytes) + offset, when);
+            Span<U32> part = words.AsSpan(word, laneBytes / 4);
+            _k.LoadInto<U32>(part, row.At(lane, laneBytes) + offset, when);
+            if (_stages > 0)
+                _k.StoreVector<U32>(slot.At(_k.Lane, laneBytes), part, when);
+            slot += 32 * laneBytes;
             word += laneBytes / 4;
         }
+
+        return slot;
     }
 
     // Of a lane's value row: 2t, 2t + 1, 2t + 8, 2t + 9 of sixteen.
@@ -196,12 +275,44 @@ internal sealed class KvTile
     private Global Row(Global buffer, U32 block, U32 position, U32 head) =>
         buffer.At(((block * _shape.KvHeads + head) * _shape.BlockSize) + (position % _shape.BlockSize), _shape.RowBytes);
 
+    // A row takes one piece of the slot for each access, with the lanes side by side.
+    private Shared CopyRow(Shared slot, Global row, int lanes, U32 lane)
+    {
+        foreach ((int offset, int laneBytes) in Chunks(_shape.RowBytes, lanes))
+        {
+            _k.CopyAsync(slot.At(_k.Lane, laneBytes), row.At(lane, laneBytes) + offset, laneBytes);
+            slot += 32 * laneBytes;
+        }
+
+        return slot;
+    }
+
+    private Shared ReadRow(Shared slot, U32[] words, int lanes)
+    {
+        int word = 0;
+        foreach ((_, int laneBytes) in Chunks(_shape.RowBytes, lanes))
+        {
+            _k.LoadInto<U32>(words.AsSpan(word, laneBytes / 4), slot.At(_k.Lane, laneBytes));
+            slot += 32 * laneBytes;
+            word += laneBytes / 4;
+        }
+
+        return slot;
+    }
+
+    private Shared ScaleSlot => (_ring + _slot + (2 * Positions(_shape) * _shape.RowBytes)).At(_k.Lane, sizeof(float));
+
     private void LoadScale(F32 register, Global scales, U32[] blocks, U32 position, DecodeSchedule.Place place)
     {
-        if (_shape.Cache != ElementType.S8)
-            return;
+        if (_shape.Cache == ElementType.S8)
+            _k.LoadInto<F32>([register], scales.At(Scale(blocks, position, place), sizeof(float)));
+    }
+
+    // The number of the lane's scale.
+    private U32 Scale(U32[] blocks, U32 position, DecodeSchedule.Place place)
+    {
         U32 block = blocks.Length == 1 ? blocks[0] : _k.Select(_k.Lane < 16, blocks[0], blocks[1]);
-        _k.LoadInto<F32>([register], scales.At(((block * _shape.KvHeads + place.Head) * _shape.BlockSize) + (Cached(position + InTile, place) % _shape.BlockSize), sizeof(float)));
+        return ((block * _shape.KvHeads + place.Head) * _shape.BlockSize) + (Cached(position + InTile, place) % _shape.BlockSize);
     }
 
     private U32 InTile => _k.Lane % Positions(_shape); // whose scale a lane has

@@ -134,7 +134,7 @@ public sealed class DecodeAttentionKernelTests
             using var cache = new KernelCache(device);
             using IDeviceStream stream = device.CreateStream();
             using var data = new AttentionCase(device, stream, shape, [(299, 1), (70, 1)], seed: 5, decoded: cache);
-            Launch(cache, stream, shape, data, [0, 1], blocks: 6);
+            Launch(cache, stream, shape, data, [0, 1], blocks: 6, stages: 0);
             byte[] result = new byte[2 * 8 * 64 * sizeof(ushort)];
             unsafe
             {
@@ -183,14 +183,20 @@ public sealed class DecodeAttentionKernelTests
         int[] served = [.. Enumerable.Range(0, lengths.Length)];
         new Random(seed).Shuffle(served);
 
-        Launch(cache, stream, shape, data, served, blocks);
+        foreach (int stages in (int[])[0, 2, 3])
+        {
+            if (DecodeAttentionKernel.WarpCount * stages * 2 * KvTile.Positions(shape) * shape.RowBytes > (shape.HasKeyBias ? 40 : 90) << 10)
+                continue; // more than some devices have
+            stream.Fill(data.Attended, 0xff, (long)Math.Max(1, lengths.Count(length => length > 0)) * shape.Heads * shape.HeadDim * sizeof(ushort));
+            Launch(cache, stream, shape, data, served, blocks, stages);
 
-        Assert.Null(data.Difference(served));
+            Assert.Null(data.Difference(served));
+        }
     }
 
-    private static void Launch(KernelCache cache, IDeviceStream stream, AttentionShape shape, AttentionCase data, int[] served, int blocks)
+    private static void Launch(KernelCache cache, IDeviceStream stream, AttentionShape shape, AttentionCase data, int[] served, int blocks, int stages)
     {
-        var kernel = new DecodeAttentionKernel(cache, shape, blocks);
+        var kernel = new DecodeAttentionKernel(cache, shape, blocks, stages);
         kernel.Launch(stream, data.Qkv, data.Attended, data.Layer, data.Rotary, data.Decoding(served), data.TakeZeros(kernel.WorkspaceBytes));
         stream.Synchronize();
     }
