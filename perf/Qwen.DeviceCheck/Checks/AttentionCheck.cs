@@ -1,4 +1,5 @@
 using Qwen.Native.Device;
+using Qwen.Native.Interop;
 using Qwen.Native.Kernels;
 using Qwen.Native.Tests.Kernels;
 
@@ -23,9 +24,13 @@ internal sealed class AttentionCheck : ICheck
                 session.Case($"decode {cache}{(hasBias ? ", key bias" : "")}", () =>
                 {
                     using var data = new AttentionCase(session.Device, session.Stream, shape, [(0, 1), (699, 1), (0, 0), (63, 1), (300, 1)], seed: 1, decoded: kernels);
-                    var kernel = new DecodeAttentionKernel(kernels, shape);
-                    kernel.Launch(session.Stream, data.Qkv, data.Attended, data.Layer, data.Rotary, data.Decoding(4, 2, 0, 1, 3), data.TakeZeros(kernel.WorkspaceBytes));
-                    NoDifference(data.Difference([0, 1, 2, 3, 4]));
+                    foreach (int stages in cache is ElementType.BF16 or ElementType.E4M3 && !hasBias ? (int[])[0, 2] : [0])
+                    {
+                        session.Stream.Fill(data.Attended, 0xff, 4L * Heads * HeadDim * sizeof(ushort));
+                        var kernel = new DecodeAttentionKernel(kernels, shape, stages: stages);
+                        kernel.Launch(session.Stream, data.Qkv, data.Attended, data.Layer, data.Rotary, data.Decoding(4, 2, 0, 1, 3), data.TakeZeros(kernel.WorkspaceBytes));
+                        NoDifference(data.Difference([0, 1, 2, 3, 4]));
+                    }
                 });
             }
         }
@@ -33,32 +38,50 @@ internal sealed class AttentionCheck : ICheck
 
     public void Time(CheckSession session)
     {
+        using var kernels = new KernelCache(session.Device);
         foreach (ElementType cache in (ElementType[])[ElementType.BF16, ElementType.E4M3, ElementType.S8])
         {
             foreach (bool hasBias in cache.Bytes() == 1 ? (bool[])[false, true] : [false])
             {
                 var shape = new AttentionShape(ElementType.BF16, cache, Heads, KvHeads, HeadDim, BlockSize, HasKeyBias: hasBias);
                 foreach ((int batch, int context) in (ReadOnlySpan<(int, int)>)[(1, 512), (1, 4096), (1, 32768), (1, 131072), (32, 512), (32, 4096), (32, 32768), (256, 640)])
-                    TimeDecode(session, shape, batch, context);
+                    TimeDecode(session, kernels, shape, batch, context);
             }
         }
     }
 
     // Several layers' caches in turn, so that L2 doesn't hold what is read.
-    private static void TimeDecode(CheckSession session, AttentionShape shape, int batch, int context)
+    private static void TimeDecode(CheckSession session, KernelCache kernels, AttentionShape shape, int batch, int context)
     {
         long bytes = 2L * batch * context * KvHeads * HeadDim * shape.Cache.Bytes();
         int layers = (int)Math.Clamp((400L << 20) / bytes, 1, 64);
         using var step = new Step(session, shape, batch, 1, context, layers);
-        var kernel = new DecodeAttentionKernel(step.Kernels, shape);
-        using DeviceBuffer workspace = session.Device.Allocate(kernel.WorkspaceBytes);
-        session.Stream.Fill(workspace.Pointer, 0, kernel.WorkspaceBytes);
-        double seconds = session.Seconds(() =>
+        Measure("", new DecodeAttentionKernel(kernels, shape));
+        if (shape.Cache == ElementType.S8 || shape.HasKeyBias || (shape.Cache == ElementType.E4M3 && context < 32768))
+            return;
+
+        // What else it could be: tiles through shared memory, and registers with as much L1 as the driver gives.
+        foreach ((int stages, int perMultiprocessor) in ((int, int)[])[(2, 3), (2, 2), (2, 1), (3, 2)])
+            Measure($", {stages} stages, {perMultiprocessor} blocks", new DecodeAttentionKernel(kernels, shape, session.Device.Info.Multiprocessors * perMultiprocessor, stages));
+        Measure(", registers, 2 blocks", new DecodeAttentionKernel(kernels, shape, session.Device.Info.Multiprocessors * 2));
+        var registers = new DecodeAttentionKernel(kernels, shape);
+        SetShared(-1);
+        Measure(", registers, the driver's L1", registers);
+        SetShared(CudaModule.SharedPercent);
+
+        void SetShared(int percent) => CudaDriver.FuncSetAttribute(((CudaFunction)registers.Function).Handle, FunctionAttribute.PreferredSharedMemoryCarveout, percent).Check();
+
+        void Measure(string how, DecodeAttentionKernel kernel)
         {
-            for (int layer = 0; layer < layers; layer++)
-                kernel.Launch(session.Stream, step.Qkv, step.Attended, step.Layers[layer], step.Rotary, step.Decoding, workspace.Pointer);
-        }) / layers;
-        session.Measure($"decode {Describe(shape)}, batch {batch}, context {context}: {seconds * 1e6:0.0} us", bytes / seconds / 1e9, "GB/s", session.CopyBandwidth / 1e9);
+            using DeviceBuffer workspace = session.Device.Allocate(kernel.WorkspaceBytes);
+            session.Stream.Fill(workspace.Pointer, 0, kernel.WorkspaceBytes);
+            double seconds = session.Seconds(() =>
+            {
+                for (int layer = 0; layer < layers; layer++)
+                    kernel.Launch(session.Stream, step.Qkv, step.Attended, step.Layers[layer], step.Rotary, step.Decoding, workspace.Pointer);
+            }) / layers;
+            session.Measure($"decode {Describe(shape)}, batch {batch}, context {context}{how}: {seconds * 1e6:0.0} us", bytes / seconds / 1e9, "GB/s", session.CopyBandwidth / 1e9);
+        }
     }
 
     private static string Describe(AttentionShape shape) => shape.Cache + (shape.HasKeyBias ? " with key bias" : "");
@@ -74,7 +97,6 @@ internal sealed class AttentionCheck : ICheck
         public Step(CheckSession session, AttentionShape shape, int batch, int tokens, int context, int layers)
         {
             _session = session;
-            Kernels = new KernelCache(session.Device);
             Qkv = Take((long)batch * tokens * (Heads + (2 * KvHeads)) * HeadDim * sizeof(ushort));
             Attended = Take((long)batch * tokens * Heads * HeadDim * sizeof(ushort));
             int perSequence = (context + BlockSize - 1) / BlockSize;
@@ -92,8 +114,6 @@ internal sealed class AttentionCheck : ICheck
             Rotary = new RotaryPointers(rotations, Bias.Bias);
             Decoding = new DecodingSequences(Upload([.. ordinals.SelectMany(i => (int[])[i, i, context, 0])]), batch, Table.BlockTables, perSequence);
         }
-
-        public KernelCache Kernels { get; }
 
         public DevicePointer Qkv { get; }
 
@@ -113,7 +133,6 @@ internal sealed class AttentionCheck : ICheck
 
         public void Dispose()
         {
-            Kernels.Dispose();
             foreach (DeviceBuffer buffer in _buffers)
                 buffer.Dispose();
         }

@@ -7,7 +7,7 @@ namespace Qwen.Native.Kernels;
 internal sealed class DecodeArguments(PtxBuilder k)
 {
     /// <summary>Arguments.</summary>
-    public const int Count = 18;
+    public const int Count = 16;
 
     public Global Qkv { get; } = k.Pointer("qkv");
 
@@ -42,21 +42,17 @@ internal sealed class DecodeArguments(PtxBuilder k)
 
     public Global Workspace { get; } = k.Pointer("workspace");
 
-    public Global Prefetched { get; } = k.Pointer("prefetched");
-
-    public U32 PrefetchedBytes { get; } = k.Number("prefetched_bytes");
-
     /// <summary>Fills the slots of a launch.</summary>
     public static void Of(
         Span<ulong> slots, DevicePointer qkv, DevicePointer attended, in KvLayerPointers layer, in RotaryPointers rotary, in DecodingSequences sequences,
-        DevicePointer workspace, in L2Prefetch prefetch)
+        DevicePointer workspace)
     {
         ReadOnlySpan<ulong> arguments =
         [
             Argument.Of(qkv), Argument.Of(attended), Argument.Of(layer.Keys), Argument.Of(layer.Values), Argument.Of(layer.KeyScales), Argument.Of(layer.ValueScales),
             Argument.Of(rotary.Rotations), Argument.Of(rotary.KeyBias), Argument.Of(rotary.QueryNorm), Argument.Of(rotary.KeyNorm), Argument.Of(rotary.Epsilon),
             Argument.Of(sequences.Entries), Argument.Of(sequences.Count), Argument.Of(sequences.BlockTables), Argument.Of(sequences.BlocksPerSequence),
-            Argument.Of(workspace), Argument.Of(prefetch.Start), Argument.Of(prefetch.Bytes),
+            Argument.Of(workspace),
         ];
         arguments.CopyTo(slots);
     }
@@ -77,8 +73,3 @@ public readonly record struct DecodingSequences(DevicePointer Entries, int Count
 /// <param name="Epsilon">Of the norms.</param>
 public readonly record struct RotaryPointers(
     DevicePointer Rotations, DevicePointer KeyBias = default, DevicePointer QueryNorm = default, DevicePointer KeyNorm = default, float Epsilon = 0);
-
-/// <summary>Memory that is read soon and never written, to be brought into L2.</summary>
-/// <param name="Start">Aligned to 16.</param>
-/// <param name="Bytes">A multiple of 16.</param>
-public readonly record struct L2Prefetch(DevicePointer Start, int Bytes);

@@ -13,15 +13,12 @@ namespace Qwen.Native.Kernels;
 /// and merge in order at the end; what several blocks did of one head is merged by the last of them, as <see cref="DecodeMerge"/> says. All query heads of
 /// a key and value head are the rows of one mma, so each cached byte is read once, and arithmetic stays far below the tensor cores' limit.
 /// The order of all sums follows from the lengths, the grid and nothing else.
-/// What no kernel of the step writes, lengths, blocks and the cache's older positions, is read while the kernel before still runs. Blocks that get no work
-/// bring into L2 what the products after attention begin with: memory would idle while few blocks wait for each other.
+/// What no kernel of the step writes, lengths, blocks and the cache's older positions, is read while the kernel before still runs.
 /// </remarks>
 public sealed class DecodeAttentionKernel : Kernel
 {
     /// <summary>Warps of a block, each with a tile of its own.</summary>
     internal const int WarpCount = 4;
-
-    private const int PrefetchedAtOnce = 4096;
 
     private readonly AttentionShape _shape;
 
@@ -72,16 +69,13 @@ public sealed class DecodeAttentionKernel : Kernel
     /// <param name="rotary">What queries and keys are normed and rotated by.</param>
     /// <param name="sequences">Those that decode.</param>
     /// <param name="workspace">Of <see cref="WorkspaceBytes"/>.</param>
-    /// <param name="prefetch">What is read next: blocks without work bring it into L2 (from sm_90 on).</param>
     public void Launch(
         IDeviceStream stream, DevicePointer qkv, DevicePointer attended, in KvLayerPointers layer, in RotaryPointers rotary, in DecodingSequences sequences,
-        DevicePointer workspace, in L2Prefetch prefetch = default)
+        DevicePointer workspace)
     {
         ArgumentOutOfRangeException.ThrowIfNegativeOrZero(sequences.Count, nameof(sequences));
-        ArgumentOutOfRangeException.ThrowIfNegative(prefetch.Bytes, nameof(prefetch));
-        ArgumentOutOfRangeException.ThrowIfNotEqual(prefetch.Bytes % 16, 0, nameof(prefetch));
         Span<ulong> slots = stackalloc ulong[DecodeArguments.Count];
-        DecodeArguments.Of(slots, qkv, attended, layer, rotary, sequences, workspace, prefetch);
+        DecodeArguments.Of(slots, qkv, attended, layer, rotary, sequences, workspace);
         Launch(stream, Blocks, slots, overlapPrevious: true);
     }
 
@@ -131,11 +125,7 @@ public sealed class DecodeAttentionKernel : Kernel
         {
             U32 round = k.Variable(_schedule.Start(k.BlockX)), end = _schedule.Start(k.BlockX + 1);
             using (k.If(round >= end, uniform: true))
-            {
-                if (k.Target.Has(PtxFeature.BulkCopy))
-                    Prefetch();
                 k.WaitForPreviousKernel(); // the grid must not be done before the kernel before
-            }
 
             k.ReturnIf(round >= end);
             if (_shape.HasKeyBias)
@@ -163,15 +153,6 @@ public sealed class DecodeAttentionKernel : Kernel
                 using (k.If(round < end, uniform: true))
                     _schedule.Look();
             }
-        }
-
-        /// <summary>The blocks without work take pieces in turn, a thread a piece.</summary>
-        private void Prefetch()
-        {
-            (Global from, U32 bytes) = (_arguments.Prefetched, _arguments.PrefetchedBytes);
-            U32 busy = _schedule.BusyBlocks, idle = k.GridX - busy, pieces = (bytes + (PrefetchedAtOnce - 1)) / PrefetchedAtOnce;
-            using (k.For((k.Thread * idle) + (k.BlockX - busy), pieces, idle * k.Threads, out U32 piece))
-                k.PrefetchL2(from.At(piece, PrefetchedAtOnce), k.Min(bytes - (piece * PrefetchedAtOnce), PrefetchedAtOnce));
         }
 
         /// <summary>Rows g and g + 8 of the A operand, in the order of the tile's keys; rows past the group's are copies of its last, and not looked at.</summary>

@@ -61,9 +61,6 @@ internal sealed class DecodeSchedule
     /// <summary>The first round of a block; that of the next is its end.</summary>
     public U32 Start(U32 block) => _k.Min(block * _quota, _total);
 
-    /// <summary>Blocks that have rounds: the first ones.</summary>
-    public U32 BusyBlocks => Over(_total, _quota);
-
     /// <summary>The block that a round belongs to.</summary>
     public U32 BlockOf(U32 round) => round / _quota;
 

@@ -69,13 +69,6 @@ public sealed partial class PtxBuilder
         Line($"@!{done.Operand} bra {again};");
     }
 
-    /// <summary>The copy engine brings consecutive bytes into L2: size and address are multiples of 16. Nobody waits for them.</summary>
-    public void PrefetchL2(Global from, U32 bytes)
-    {
-        Require(PtxFeature.BulkCopy);
-        Line($"cp.async.bulk.prefetch.L2.global {from}, {bytes.Operand};");
-    }
-
     /// <summary>The copy engine brings consecutive bytes: sizes and addresses are multiples of 16. One thread.</summary>
     public void CopyBulk(Shared to, Global from, U32 bytes, Shared barrier, Pred? when = null)
     {

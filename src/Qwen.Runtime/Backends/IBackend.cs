@@ -114,10 +114,8 @@ public readonly record struct BlockCopy(int From, int To);
 /// <param name="KeyNorm">Qwen3's norm of each key head; null for none.</param>
 /// <param name="NormEpsilon">Epsilon of those norms.</param>
 /// <param name="KeyBias">Qwen2's bias of the keys, [KvHeads, HeadDim], which the projection adds; null for none. A quantized cache holds keys without it.</param>
-/// <param name="Output">The projection of what was attended, which comes next: a backend may bring its weights nearer while attention leaves memory idle.</param>
 public sealed record AttentionLayer(
-    int Layer, int Heads, int KvHeads, int HeadDim, int SlidingWindow, VectorWeights? QueryNorm, VectorWeights? KeyNorm, float NormEpsilon, VectorWeights? KeyBias,
-    LinearWeights Output);
+    int Layer, int Heads, int KvHeads, int HeadDim, int SlidingWindow, VectorWeights? QueryNorm, VectorWeights? KeyNorm, float NormEpsilon, VectorWeights? KeyBias);
 
 /// <summary>The norm of a hidden state, as <see cref="IBackend.RmsNorm"/> has it.</summary>
 /// <param name="Weight">The norm's.</param>

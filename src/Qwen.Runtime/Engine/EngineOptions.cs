@@ -1,6 +1,5 @@
 using Qwen.Native.Device;
 using Qwen.Runtime.Backends;
-using Qwen.Runtime.Backends.Cuda;
 using Qwen.Runtime.Models;
 using Qwen.Runtime.Speculation;
 
@@ -81,8 +80,8 @@ public sealed record EngineOptions
     /// <summary>Brings logits to the host to choose tokens, though the backend could choose them itself: for comparison.</summary>
     internal bool SamplesOnHost { get; init; }
 
-    /// <summary>Bytes of weights that a GPU may bring into L2 while attention leaves memory idle: for comparison.</summary>
-    internal long PrefetchBytes { get; init; } = CudaSettings.DefaultPrefetchBytes;
+    /// <summary>How a GPU's decode attention reads its cache: for comparison.</summary>
+    internal int AttentionStages { get; init; }
 
     /// <summary>Most rows of logits in a step: one for each sequence and each guess, and a few more for prompts whose log-probabilities are wanted.</summary>
     internal int MaxLogitRows => Math.Min(Math.Max(MaxSequences * (1 + (Speculation?.Tokens ?? 0)), 64), MaxBatchedTokens);

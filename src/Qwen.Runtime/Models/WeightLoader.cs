@@ -58,7 +58,7 @@ internal sealed class WeightLoader(Checkpoint checkpoint, ModelConfig config, IW
             InputNorm = inputNorm,
             Qkv = qkv,
             Attention = new AttentionLayer(
-                cacheIndex, config.Heads, config.KvHeads, config.HeadDim, config.WindowOf(index), queryNorm, keyNorm, config.RmsNormEpsilon, keyBias, output),
+                cacheIndex, config.Heads, config.KvHeads, config.HeadDim, config.WindowOf(index), queryNorm, keyNorm, config.RmsNormEpsilon, keyBias),
             Output = output,
             PostAttentionNorm = Norm("post_attention_layernorm", "ffn_norm", config.HiddenSize),
             GateUp = Linear(

@@ -98,30 +98,6 @@ public sealed class DecodeAttentionKernelTests
         Assert.All(tickets, ticket => Assert.Equal(0, ticket));
     }
 
-    [Theory]
-    [InlineData(16)] // a piece
-    [InlineData((5 * 4096) + 48)]
-    [InlineData(4096 * 128 * 3)] // several pieces a thread
-    public void BlocksWithoutWork_PrefetchWithinBounds(int bytes)
-    {
-        using var device = new EmulatedDevice(90);
-        using var cache = new KernelCache(device);
-        using IDeviceStream stream = device.CreateStream();
-        var shape = new AttentionShape(ElementType.BF16, ElementType.BF16, 2, 1, 64, 16);
-        using var data = new AttentionCase(device, stream, shape, [(40, 1)], seed: 10, decoded: cache);
-        var kernel = new DecodeAttentionKernel(cache, shape, blocks: 3);
-        DecodingSequences sequences = data.Decoding(0);
-        DevicePointer workspace = data.TakeZeros(kernel.WorkspaceBytes), weights = data.Take(bytes).Pointer;
-
-        kernel.Launch(stream, data.Qkv, data.Attended, data.Layer, data.Rotary, sequences, workspace, new L2Prefetch(weights, bytes));
-        Assert.Null(data.Difference([0]));
-
-        // That they do it is seen where there is less than they are told.
-        DeviceFaultException fault = Assert.Throws<DeviceFaultException>(
-            () => kernel.Launch(stream, data.Qkv, data.Attended, data.Layer, data.Rotary, sequences, workspace, new L2Prefetch(weights, bytes + 16)));
-        Assert.Equal(FaultKind.OutOfBounds, fault.Kind);
-    }
-
     [Fact]
     public void Result_RepeatsBitForBit()
     {

@@ -191,7 +191,7 @@ internal sealed unsafe class CudaBackend : IBackend
         KvLayerPointers cache = _cache.Layer(layer.Layer);
         RotaryPointers rotary = RotaryOf(layer);
         if (_step.DecodingCount > 0)
-            _ops!.Decode(shape).Launch(_ops.Stream, Pointer(qkv), Pointer(attended), cache, rotary, _step.Decoding, _attention, PrefetchFrom((CudaLinear)layer.Output));
+            _ops!.Decode(shape, _settings.AttentionStages).Launch(_ops.Stream, Pointer(qkv), Pointer(attended), cache, rotary, _step.Decoding, _attention);
         if (_step.PrefillingCount > 0)
         {
             KeyBiasPointers bias = shape.HasKeyBias ? new KeyBiasPointers(rotary.KeyBias, rotary.Rotations) : default;
@@ -277,10 +277,6 @@ internal sealed unsafe class CudaBackend : IBackend
 
     /// <summary>What is known only when all weights are: room for inputs in another form, for the sums of products that blocks share, and for unpacked weights.</summary>
     private long[] Late => [_loader.InputBytes, GemmKernel.MostWorkspaceBytes(_device.Info.Multiprocessors, _loader.Rows), _loader.UnpackedBytes];
-
-    // The weights from the next on, which lie in the order that a token reads them. What attention itself reads shall stay in L2, too.
-    private L2Prefetch PrefetchFrom(CudaLinear next) =>
-        new(next.Start, (int)Math.Min(Math.Min(_settings.PrefetchBytes, _device.Info.L2Bytes / 2), _weights.From(next.Start)) & -16);
 
     private RotaryPointers RotaryOf(AttentionLayer layer) =>
         new(_cache.RopeTable, ShapeOf(layer).HasKeyBias ? Pointer(layer.KeyBias) : default, Pointer(layer.QueryNorm), Pointer(layer.KeyNorm), layer.NormEpsilon);

@@ -11,9 +11,6 @@ namespace Qwen.Runtime.Backends.Cuda;
 /// <param name="biases">Their biases.</param>
 internal abstract class CudaLinear(int inputs, int outputs, CudaBias biases) : LinearWeights(inputs, outputs)
 {
-    /// <summary>Where the weights begin. Behind them lie those that were loaded next.</summary>
-    public abstract DevicePointer Start { get; }
-
     /// <summary>The biases.</summary>
     protected CudaBias Biases { get; } = biases;
 
@@ -114,8 +111,6 @@ internal sealed class DenseLinear(int inputs, int outputs, DevicePointer weights
 {
     public override long ByteCount => (long)Inputs * Outputs * sizeof(ushort);
 
-    public override DevicePointer Start => Weights;
-
     /// <summary>[Outputs, Inputs].</summary>
     public DevicePointer Weights { get; } = weights;
 
@@ -173,8 +168,6 @@ internal sealed class Float8Linear : CudaLinear
     }
 
     public override long ByteCount => (long)Inputs * Outputs;
-
-    public override DevicePointer Start => _codes;
 
     public override MatmulScale InputScale(CudaOps ops, int rows) => rows > ops.MostFewRows && _activationScale != MatmulScale.Tensor ? _activationScale : MatmulScale.None;
 

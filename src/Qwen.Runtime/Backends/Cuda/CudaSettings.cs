@@ -1,5 +1,6 @@
 using System.Numerics;
 using Qwen.Native.Device;
+using Qwen.Native.Kernels;
 using Qwen.Runtime.Engine;
 using Qwen.Runtime.Formats;
 using Qwen.Runtime.Models;
@@ -13,13 +14,9 @@ namespace Qwen.Runtime.Backends.Cuda;
 /// <param name="MaxSequences">Most sequences in a step.</param>
 /// <param name="MaxPositions">Longest sequence.</param>
 /// <param name="BlockSize">Tokens of a block of the KV cache.</param>
-/// <param name="PrefetchBytes">Bytes of weights, at most, that are brought into L2 while attention leaves memory idle.</param>
-internal sealed record CudaSettings(
-    ModelConfig Config, ElementType Type, int MaxTokens, int MaxSequences, int MaxPositions, int BlockSize, long PrefetchBytes = CudaSettings.DefaultPrefetchBytes)
+/// <param name="AttentionStages">How decode attention reads its cache: see <see cref="DecodeAttentionKernel"/>.</param>
+internal sealed record CudaSettings(ModelConfig Config, ElementType Type, int MaxTokens, int MaxSequences, int MaxPositions, int BlockSize, int AttentionStages = 0)
 {
-    /// <summary>What an H200 reads in about 6 us.</summary>
-    public const long DefaultPrefetchBytes = 24 << 20;
-
     /// <summary>Rows of activations: padding included, and a multiple of 8.</summary>
     public int Rows => (Math.Max(MaxTokens, MaxSequences) + 7) / 8 * 8;
 
@@ -50,7 +47,7 @@ internal sealed record CudaSettings(
         bool isFloat16 = options.GpuPrecision == GpuPrecision.Auto
             ? checkpoint.Tensors.Values.Any(t => t.Type == TensorType.F16) && !checkpoint.Tensors.Values.Any(t => t.Type == TensorType.BF16)
             : options.GpuPrecision == GpuPrecision.Float16;
-        return new CudaSettings(config, isFloat16 ? ElementType.F16 : ElementType.BF16, options.MaxBatchedTokens, options.MaxSequences, maxPositions, options.BlockSize, options.PrefetchBytes);
+        return new CudaSettings(config, isFloat16 ? ElementType.F16 : ElementType.BF16, options.MaxBatchedTokens, options.MaxSequences, maxPositions, options.BlockSize, options.AttentionStages);
     }
 }
 

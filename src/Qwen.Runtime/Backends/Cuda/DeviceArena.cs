@@ -38,9 +38,6 @@ internal sealed class DeviceArena : IDisposable
     /// <summary>The bytes that a piece takes.</summary>
     public static long Round(long bytes) => (bytes + Gap + Alignment - 1) & -Alignment;
 
-    /// <summary>Bytes that were handed out from a piece on, its own included.</summary>
-    public long From(DevicePointer piece) => (long)(_start.Address + (ulong)Used - piece.Address);
-
     /// <summary>Hands out memory, aligned to 256 bytes, with undefined contents.</summary>
     public DevicePointer Take(long bytes)
     {

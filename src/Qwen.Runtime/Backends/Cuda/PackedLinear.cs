@@ -22,8 +22,6 @@ internal sealed class PackedLinear : CudaLinear
 
     public override long ByteCount => _matrix.ByteCount;
 
-    public override DevicePointer Start => _weights;
-
     /// <summary>Takes matrices that are quantized alike and that kernels take; null for others.</summary>
     public static PackedLinear? TryLoad(CudaLoader loader, IReadOnlyList<StoredMatrix> matrices, CudaBias biases)
     {
