@@ -25,19 +25,20 @@ internal sealed class DenseGemmCheck : ICheck
         foreach ((ElementType type, MatmulScale scale) in _weights)
         {
             using DeviceBuffer pool = Pool(session, type), x = Random(session, ElementType.BF16, 130 * 18944);
-            foreach ((string name, int outputs, int inputs) in (ReadOnlySpan<(string, int, int)>)[.. _layers, ("odd", 1000, 1936)])
+            foreach ((string name, int outputs, int inputs, bool isGated) in (ReadOnlySpan<(string, int, int, bool)>)[.. _layers.Select(layer => (layer.Name, layer.Outputs, layer.Inputs, false)), ("odd", 1000, 1936, false), ("gated", 37888, 3584, true)])
             {
                 foreach (int tokens in (int[])[9, 32, 50, 130])
                 {
                     session.Case($"{type} {scale}, {name}, {tokens}", () =>
                     {
-                        var product = new DenseProduct(type, ElementType.BF16, ElementType.F32, scale);
-                        using DeviceBuffer y = session.Device.Allocate((long)tokens * outputs * sizeof(float)), expected = session.Device.Allocate(y.ByteCount);
+                        int results = isGated ? outputs / 2 : outputs;
+                        var product = new DenseProduct(type, ElementType.BF16, ElementType.F32, scale, Gated: isGated);
+                        using DeviceBuffer y = session.Device.Allocate((long)tokens * results * sizeof(float)), expected = session.Device.Allocate(y.ByteCount);
                         var few = new DenseGemvKernel(cache, product, DenseGemvKernel.TilingFor(product, outputs, inputs, session.Device.Info));
                         for (int first = 0; first < tokens; first += DenseGemvKernel.MostTokens)
                         {
                             few.Launch(
-                                session.Stream, pool.Pointer, scales.Pointer, x.Pointer + ((long)first * inputs * 2), default, expected.Pointer + ((long)first * outputs * sizeof(float)),
+                                session.Stream, pool.Pointer, scales.Pointer, x.Pointer + ((long)first * inputs * 2), default, expected.Pointer + ((long)first * results * sizeof(float)),
                                 outputs, inputs, Math.Min(DenseGemvKernel.MostTokens, tokens - first));
                         }
 
@@ -45,7 +46,7 @@ internal sealed class DenseGemmCheck : ICheck
                         {
                             session.Stream.Fill(y.Pointer, 0xff, y.ByteCount);
                             new DenseGemmKernel(cache, product, tiling).Launch(session.Stream, pool.Pointer, scales.Pointer, x.Pointer, default, y.Pointer, outputs, inputs, tokens, workspace.Pointer);
-                            Compare(session.Download<float>(expected, tokens * outputs), session.Download<float>(y, tokens * outputs), outputs, tiling);
+                            Compare(session.Download<float>(expected, tokens * results), session.Download<float>(y, tokens * results), results, tiling);
                         }
                     });
                 }
@@ -64,7 +65,7 @@ internal sealed class DenseGemmCheck : ICheck
             {
                 foreach (int tokens in (int[])[16, 32, 64, 128])
                 {
-                    var product = new DenseProduct(type, ElementType.BF16, ElementType.BF16, scale);
+                    var product = new DenseProduct(type, ElementType.BF16, ElementType.BF16, scale, Gated: name == "gate and up");
                     GemmTiling chosen = GemmTiling.For(cache.Target, outputs, tokens, session.Device.Info.Multiprocessors);
                     double ours = Gemm($"{type} {scale}, {name}, {tokens}: {chosen}", chosen), library = double.NaN;
                     var shape = new MatmulShape(tokens, outputs, inputs, type, type, ElementType.BF16, WeightScale: scale, ActivationScale: scale == MatmulScale.Block128 ? MatmulScale.RowGroup128 : scale);

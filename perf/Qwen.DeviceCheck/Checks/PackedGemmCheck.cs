@@ -42,13 +42,20 @@ internal sealed class PackedGemmCheck : ICheck
 
                     float[] again = Results(first);
                     CheckSession.True(again.AsSpan().SequenceEqual(expected), $"{first}: results vary from run to run");
+                    float[] gated = Results(first, isGated: true);
+                    for (int i = 0; i < gated.Length; i++)
+                    {
+                        int at = (i / (outputs / 2) * outputs) + (i % (outputs / 2));
+                        double gate = expected[at], up = expected[at + (outputs / 2)], value = gate / (1 + Math.Exp(-gate)) * up;
+                        CheckSession.True(Math.Abs(gated[i] - value) <= 3e-4 * ((size * (1 + Math.Abs(up) + Math.Abs(gate))) + Math.Abs(value)), $"{first}, gated: result {i} is {gated[i]:g9}, not {value:g9}");
+                    }
                 });
 
-                float[] Results(GemmTiling tiling)
+                float[] Results(GemmTiling tiling, bool isGated = false)
                 {
                     session.Stream.Fill(y.Pointer, 0xff, y.ByteCount);
-                    new PackedGemmKernel(cache, _product with { Result = ElementType.F32 }, tiling).Launch(session.Stream, matrix, w.Pointer, x.Pointer, default, y.Pointer, rows, workspace.Pointer);
-                    return session.Download<float>(y, rows * outputs);
+                    new PackedGemmKernel(cache, _product with { Result = ElementType.F32, Gated = isGated }, tiling).Launch(session.Stream, matrix, w.Pointer, x.Pointer, default, y.Pointer, rows, workspace.Pointer);
+                    return session.Download<float>(y, rows * (isGated ? outputs / 2 : outputs));
                 }
             }
         }
@@ -61,6 +68,7 @@ internal sealed class PackedGemmCheck : ICheck
         foreach ((string name, int outputs, int inputs) in _layers)
         {
             var matrix = new PackedMatrix(outputs, inputs, _format);
+            PackedProduct product = _product with { Gated = name == "gate and up" };
             int copies = (int)(LeastBytes / matrix.ByteCount) + 1;
             using DeviceBuffer w = Random(session, matrix.ByteCount * copies), dense = session.Device.Allocate(2L * outputs * inputs), x = Random(session, 512L * inputs * sizeof(ushort)), y = session.Device.Allocate(512L * outputs * sizeof(ushort));
             foreach (int rows in (int[])[16, 32, 64, 128])
@@ -88,7 +96,7 @@ internal sealed class PackedGemmCheck : ICheck
 
             double Gemm(GemmTiling tiling, int rows)
             {
-                var kernel = new PackedGemmKernel(cache, _product, tiling);
+                var kernel = new PackedGemmKernel(cache, product, tiling);
                 return Seconds(session, i => kernel.Launch(session.Stream, matrix, w.Pointer + (i % copies * matrix.ByteCount), x.Pointer, default, y.Pointer, rows, workspace.Pointer));
             }
         }

@@ -17,14 +17,13 @@ public sealed class DenseGemmKernel(KernelCache cache, DenseProduct product, Gem
     public static PtxKernel Build(PtxTarget target, DenseProduct product, GemmTiling tiling)
     {
         product.Check();
-        if (product.Gated)
-            throw new ArgumentOutOfRangeException(nameof(product), product, "must not be gated.");
+        ArgumentOutOfRangeException.ThrowIfNotEqual(product.Norm, FusedNorm.None, nameof(product));
         tiling.Check(target, GemmTiling.MostRows);
         var k = new PtxBuilder(target, $"dense_gemm_{product}_{tiling}", tiling.Warps * 32, tiling.Blocks);
         Global weights = k.Pointer("weights"), scales = k.Pointer("scales");
         U32 outputs = k.Number("outputs"), inputs = k.Number("inputs");
         new GemmEmission(
-            k, new GemmResult(product.Activations, product.Result, product.Accumulate, product.Bias), tiling, outputs, inputs,
+            k, new GemmResult(product.Activations, product.Result, product.Accumulate, product.Bias, product.Gated), tiling, outputs, inputs,
             () => new DenseGemmWeights(k, product, weights, scales, outputs, inputs)).Emit();
         return k.Build();
     }
@@ -35,7 +34,7 @@ public sealed class DenseGemmKernel(KernelCache cache, DenseProduct product, Gem
     /// <param name="scales">Scales of E4M3, as <see cref="MatmulScale"/> lays them out.</param>
     /// <param name="x">[tokens, inputs], aligned to 16.</param>
     /// <param name="bias">F32 [outputs], where the product has a bias.</param>
-    /// <param name="y">[tokens, outputs].</param>
+    /// <param name="y">[tokens, outputs]; [tokens, outputs / 2] where the product is gated.</param>
     /// <param name="outputs">Rows of W.</param>
     /// <param name="inputs">Columns of W, a multiple of <see cref="DenseProduct.InputsMultiple"/>.</param>
     /// <param name="tokens">At least 1.</param>
@@ -45,6 +44,8 @@ public sealed class DenseGemmKernel(KernelCache cache, DenseProduct product, Gem
         ArgumentOutOfRangeException.ThrowIfNegativeOrZero(outputs);
         ArgumentOutOfRangeException.ThrowIfNegativeOrZero(inputs);
         ArgumentOutOfRangeException.ThrowIfNotEqual(inputs % product.InputsMultiple, 0, nameof(inputs));
+        if (product.Gated)
+            ArgumentOutOfRangeException.ThrowIfNotEqual(outputs % (product.Scale == MatmulScale.Block128 ? 16 : 2), 0, nameof(outputs)); // eight rows have one scale
         Launch(stream, weights, scales, x, bias, y, workspace, outputs, inputs, tokens);
     }
 }

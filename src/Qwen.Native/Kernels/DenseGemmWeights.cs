@@ -23,12 +23,16 @@ internal sealed class DenseGemmWeights(PtxBuilder k, DenseProduct product, Globa
     // A lane t has 16 bytes: 8 inputs of 32, as in a packed matrix, or 16 inputs of 64.
     public override (U32 Chunk, U32 Place) Deal(U32 word) => IsFloat8 ? (word & 7, word / 8) : ((word / 16 * 4) + (word & 3), (word / 4) & 3);
 
-    public override Global[] At(U32 rowTile)
+    public override Global[] At(U32 sixteen)
     {
-        U32 row = (rowTile * PackedMatrix.TileOutputs) + (k.Lane >> 2), blockRow = k.Min(rowTile * PackedMatrix.TileOutputs, outputs - 1) / 128;
-        Global Row(U32 output) => weights.At(k.Min(output, outputs - 1), _rowBytes).At(k.Lane & 3, 16);
-        Global[] rows = [Row(row), Row(row + 8)];
-        return product.Scale == MatmulScale.Block128 ? [.. rows, scales.At(blockRow * ((((inputs + 127) / 128) + 3) & ~3u), sizeof(float))] : rows;
+        U32 results = product.Gated ? outputs / 2 : outputs, first = sixteen * (product.Gated ? 8 : 16), group = k.Lane >> 2;
+        U32 Row(U32 output, bool isHigh) => product.Gated && isHigh ? k.Min(output, results - 1) + results : k.Min(output, results - 1);
+        U32[] rows = [Row(first + group, false), Row(first + group + (product.Gated ? 0 : 8), true)];
+        Global[] at = [.. rows.Select(row => weights.At(row, _rowBytes).At(k.Lane & 3, 16))];
+        if (ScaleBytes == 0)
+            return at;
+        U32 blocksAcross = (((inputs + 127) / 128) + 3) & ~3u;
+        return [.. at, scales.At(k.Select(k.Lane.Is(0), Row(first, false), Row(first, true)) / 128 * blocksAcross, sizeof(float))]; // lane 1's is of the upper eight rows
     }
 
     public override void Prefetch(Global[] tile, U32 stage, Pred when)
@@ -49,8 +53,10 @@ internal sealed class DenseGemmWeights(PtxBuilder k, DenseProduct product, Globa
         }
 
         if (ScaleBytes > 0)
-            k.CopyAsync(scales, tile[2].At(stage, sizeof(float)), sizeof(float), when: k.Lane.Is(0));
+            k.CopyAsync(scales.At(k.Lane, sizeof(float)), tile[2].At(stage, sizeof(float)), sizeof(float), when: k.Lane < 2);
     }
+
+    public override U32[][] LoadPieces(Shared pieces) => LoadPieces(k, pieces);
 
     public override U32[] Decode(U32[][] words, U32[][] scales, int step)
     {
@@ -64,13 +70,9 @@ internal sealed class DenseGemmWeights(PtxBuilder k, DenseProduct product, Globa
             : k.Float8ToHalf2(ElementType.E4M3, first == 0 ? of[inHalf] : of[inHalf] >> 16).AsU32;
     }
 
-    public override U32[][] LoadScales(Shared scales) => ScaleBytes > 0 ? [[k.Load<U32>(scales)]] : [];
+    public override U32[][] LoadScales(Shared scales) => ScaleBytes > 0 ? [k.LoadVector<U32>(scales, 2)] : [];
 
-    public override (F32 Low, F32 High) Scale(U32[][] scales, int segment)
-    {
-        F32 scale = k.AsFloat(scales[0][0]);
-        return (scale, scale);
-    }
+    public override (F32 Low, F32 High) Scale(U32[][] scales, int segment) => (k.AsFloat(scales[0][0]), k.AsFloat(scales[0][1]));
 
     public override F32? FinalScale(U32 output) => product.Scale switch
     {

@@ -19,7 +19,7 @@ internal sealed class GemmCopies
     private readonly GemmRing _ring;
     private readonly Global _x;
     private readonly U32 _inputs, _rows, _stages, _tile, _stage, _left, _rowsHere;
-    private readonly Func<U32, U32> _rowTile, _firstRow;
+    private readonly Func<U32, U32> _sixteen, _firstRow;
     private readonly Global[] _at; // the warp's weights
     private readonly Global _rowOfX;
     private readonly U32 _to;
@@ -29,11 +29,11 @@ internal sealed class GemmCopies
 
     public GemmCopies(
         PtxBuilder k, GemmWeights weights, MatrixLayout layout, GemmTiling tiling, GemmRing ring, Global x, U32 inputs, U32 rows, U32 stages,
-        U32 tile, U32 stage, U32 left, Func<U32, U32> rowTile, Func<U32, U32> firstRow)
+        U32 tile, U32 stage, U32 left, Func<U32, U32> sixteen, Func<U32, U32> firstRow)
     {
-        (_k, _weights, _layout, _tiling, _ring, _x, _inputs, _rows, _stages, _rowTile, _firstRow) = (k, weights, layout, tiling, ring, x, inputs, rows, stages, rowTile, firstRow);
+        (_k, _weights, _layout, _tiling, _ring, _x, _inputs, _rows, _stages, _sixteen, _firstRow) = (k, weights, layout, tiling, ring, x, inputs, rows, stages, sixteen, firstRow);
         (_tile, _stage, _left) = (k.Variable(tile), k.Variable(stage), k.Variable(left));
-        _at = [.. weights.At(rowTile(tile)).Select(at => new Global(k.Variable(at.Base), at.Offset))];
+        _at = [.. weights.At(sixteen(tile)).Select(at => new Global(k.Variable(at.Base), at.Offset))];
         _rowOfX = new Global(k.Variable<U64>());
         _rowsHere = k.Variable<U32>();
         SetRows();
@@ -65,7 +65,7 @@ internal sealed class GemmCopies
             {
                 _k.Set(_stage, _stages);
                 _k.Set(_tile, _tile - 1);
-                Global[] next = _weights.At(_rowTile(_tile));
+                Global[] next = _weights.At(_sixteen(_tile));
                 for (int i = 0; i < next.Length; i++)
                     _k.Set(_at[i].Base, next[i].Base);
                 SetRows();

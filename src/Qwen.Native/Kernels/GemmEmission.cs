@@ -8,7 +8,8 @@ namespace Qwen.Native.Kernels;
 /// <param name="Result">Type of y.</param>
 /// <param name="Accumulate">y += W x.</param>
 /// <param name="Bias">A bias is added.</param>
-internal readonly record struct GemmResult(ElementType Activations, ElementType Result, bool Accumulate, bool Bias);
+/// <param name="Gated">W is a gate and an up projection, one above the other, and y = SiLU(gate) * up.</param>
+internal readonly record struct GemmResult(ElementType Activations, ElementType Result, bool Accumulate, bool Bias, bool Gated);
 
 /// <summary>The text of a <see cref="GemmKernel"/>.</summary>
 /// <remarks>
@@ -17,7 +18,8 @@ internal readonly record struct GemmResult(ElementType Activations, ElementType 
 /// across the tiles' borders. A block that has the last stages of a tile finishes it: it adds what the blocks before it made of the tile's earlier stages, which
 /// they left in the workspace, in their order. So blocks wait only for those before them, which began when they did, and which each do that part first.
 /// A warp's 16 outputs are rows of the A operand, decoded in registers; x, dealt in the order that weights come in, is B, for mma.sync, or from sm_90a
-/// on for products of four warps, which read it from shared memory by themselves. Both leave the sums in the same registers.
+/// on for products of four warps, which read it from shared memory by themselves. Both leave the sums in the same registers. Where y is gated, a warp has
+/// eight outputs of the gate and the same eight of the up projection as its rows g and g + 8, so that both sums of a result are in one lane.
 /// </remarks>
 internal sealed class GemmEmission
 {
@@ -30,7 +32,7 @@ internal sealed class GemmEmission
     private readonly GemmResult _result;
     private readonly GemmTiling _tiling;
     private readonly Global _x, _bias, _y, _workspace;
-    private readonly U32 _outputs, _inputs, _rows, _stages, _tokenTiles, _run, _units;
+    private readonly U32 _outputs, _results, _inputs, _rows, _stages, _tokenTiles, _run, _units;
     private readonly MatrixLayout _layout;
     private readonly int _ringStages, _piecesAt, _scalesAt, _stageBytes;
     private readonly bool _hasWarpGroups;
@@ -41,6 +43,7 @@ internal sealed class GemmEmission
     public GemmEmission(PtxBuilder k, GemmResult result, GemmTiling tiling, U32 outputs, U32 inputs, Func<GemmWeights> weights)
     {
         (_k, _result, _tiling, _outputs, _inputs) = (k, result, tiling, outputs, inputs);
+        _results = result.Gated ? outputs / 2 : outputs;
         (_x, _bias, _y, _workspace) = (k.Pointer("x"), k.Pointer("bias"), k.Pointer("y"), k.Pointer("workspace"));
         (_rows, _stages, _tokenTiles, _run, _units) = (k.Number("rows"), k.Number("stages"), k.Number("token_tiles"), k.Number("run"), k.Number("units"));
         _weights = weights();
@@ -64,8 +67,8 @@ internal sealed class GemmEmission
 
     private U32 Member => _k.Lane & 3;
 
-    /// <summary>The row tile of this warp.</summary>
-    private U32 RowTile(U32 tile) => (tile / _tokenTiles * _tiling.Warps) + _k.Warp;
+    /// <summary>Which sixteen rows of W are this warp's.</summary>
+    private U32 Sixteen(U32 tile) => (tile / _tokenTiles * _tiling.Warps) + _k.Warp;
 
     private U32 FirstRow(U32 tile) => tile % _tokenTiles * _tiling.Rows;
 
@@ -74,7 +77,7 @@ internal sealed class GemmEmission
         Shared ring = _k.AllocateShared(_stageBytes * _ringStages, _layout.Alignment);
         U32 first = _k.BlockX * _run, last = _k.Min(first + _run, _units) - 1;
         U32 tile = _k.Variable(last / _stages), stage = _k.Variable(last % _stages), left = _k.Variable((last + 1) - first);
-        var ahead = new GemmCopies(_k, _weights, _layout, _tiling, new GemmRing(ring, _piecesAt, _scalesAt, PieceBytes), _x, _inputs, _rows, _stages, tile, stage, left, RowTile, FirstRow);
+        var ahead = new GemmCopies(_k, _weights, _layout, _tiling, new GemmRing(ring, _piecesAt, _scalesAt, PieceBytes), _x, _inputs, _rows, _stages, tile, stage, left, Sixteen, FirstRow);
 
         _k.Comment("what the kernel before does not write: the first weights, to L2; rows of x that don't exist, which are copied from nowhere");
         ahead.Prefetch(_ringStages - 1);
@@ -125,7 +128,7 @@ internal sealed class GemmEmission
     private void Multiply(Shared ring, U32 here)
     {
         Shared pieces = (ring + here + _piecesAt).At(_k.Warp, PieceBytes).At(_k.Lane, 16);
-        U32[][] words = [.. Enumerable.Range(0, _weights.Pieces).Select(piece => _k.LoadVector<U32>(pieces + (piece * 32 * 16), 4))];
+        U32[][] words = _weights.LoadPieces(pieces);
         U32[][] scales = _weights.LoadScales((ring + here + _scalesAt).At(_k.Warp, _weights.ScaleBytes));
         int steps = _weights.StageInputs / 16 / _weights.Segments;
         for (int segment = 0; segment < _weights.Segments; segment++)
@@ -281,33 +284,33 @@ internal sealed class GemmEmission
     /// <summary>Stores the sums from where they are: a warp's store is eight outputs of four rows.</summary>
     private void Store(U32 tile)
     {
-        U32 output = (RowTile(tile) * PackedMatrix.TileOutputs) + Group, firstRow = FirstRow(tile) + (Member * 2);
-        int bytes = _result.Result.Bytes();
-        Pred[] exists = [output < _outputs, output + 8 < _outputs];
-        U32[] inBounds = [_k.Min(output, _outputs - 1), _k.Min(output + 8, _outputs - 1)];
-        F32?[] scales = [.. inBounds.Select(_weights.FinalScale)];
-        F32[] biases = _result.Bias ? [.. inBounds.Select(o => _k.Load<F32>(_bias.At(o, sizeof(float)), CacheHint.ReadOnly))] : [];
-        U64 rowBytes = _k.MultiplyWide(_outputs, bytes);
-        Global row = _y.At(firstRow, _outputs * bytes).At(output, bytes);
+        int outputsOfWarp = _result.Gated ? 8 : 16, bytes = _result.Result.Bytes();
+        U32 output = (Sixteen(tile) * outputsOfWarp) + Group, firstRow = FirstRow(tile) + (Member * 2);
+        U32[] outputs = [_k.Min(output, _results - 1), _result.Gated ? _k.Min(output, _results - 1) + _results : _k.Min(output + 8, _results - 1)]; // rows of W, for what goes with their sums
+        F32?[] scales = [.. outputs.Select(_weights.FinalScale)];
+        F32[] biases = _result.Bias ? [.. outputs.Select(o => _k.Load<F32>(_bias.At(o, sizeof(float)), CacheHint.ReadOnly))] : [];
+        Pred[] exists = [output < _results, output + 8 < _results];
+        U64 rowBytes = _k.MultiplyWide(_results, bytes);
+        Global row = _y.At(firstRow, _results * bytes).At(output, bytes);
         for (int column = 0; column < _tiling.Rows / 8; column++)
         {
-            Global[] to = [row, row + rowBytes];
-            Pred[] rowExists = [firstRow + (column * 8) < _rows, firstRow + ((column * 8) + 1) < _rows];
-            Pred[] when = [.. Enumerable.Range(0, 4).Select(c => exists[c / 2] & rowExists[c % 2])];
-            F32[] old = _result.Accumulate ? [.. Enumerable.Range(0, 4).Select(c => _k.Load<F32>(to[c % 2] + (c / 2 * 8 * bytes), when: when[c]))] : [];
-            for (int c = 0; c < 4; c++)
-            {
-                F32 sum = _sums[(column * 4) + c];
-                if (scales[c / 2] is { } scale)
-                    sum *= scale;
-                if (_result.Bias)
-                    sum += biases[c / 2];
-                if (_result.Accumulate)
-                    sum += old[c];
-                _k.StoreElements(_result.Result, to[c % 2] + (c / 2 * 8 * bytes), [sum], when[c]);
-            }
-
+            F32[] sums = [.. Enumerable.Range(0, 4).Select(c => Sum(_sums[(column * 4) + c], c / 2))];
+            if (_result.Gated)
+                sums = SwiGluKernel.Gated(_k, sums[..2], sums[2..]);
+            Global[] to = [.. sums.Select((_, c) => row + (c % 2 == 0 ? 0 : rowBytes) + (c / 2 * 8 * bytes))];
+            Pred[] when = [.. sums.Select((_, c) => exists[c / 2] & (firstRow + ((column * 8) + (c % 2)) < _rows))];
+            if (_result.Accumulate)
+                sums = [.. to.Select((at, c) => _k.Load<F32>(at, when: when[c])).ToArray().Zip(sums, (old, sum) => old + sum)];
+            for (int c = 0; c < sums.Length; c++)
+                _k.StoreElements(_result.Result, to[c], [sums[c]], when[c]);
             row += rowBytes << 3;
+        }
+
+        F32 Sum(F32 sum, int half)
+        {
+            if (scales[half] is { } scale)
+                sum *= scale;
+            return _result.Bias ? sum + biases[half] : sum;
         }
     }
 

@@ -98,7 +98,11 @@ public static class KernelCatalog
                 foreach ((DenseProduct product, int outputs) in products) // the number of warps is in constants only
                     yield return DenseGemvKernel.Build(target, type == ElementType.BF16 ? product with { Norm = NormOf(product.Result, product.Accumulate) } : product, DenseGemvKernel.TilingFor(product, outputs, 3584, _h200));
                 foreach (GemmTiling tiling in GemmTilings(target, GemmTiling.MostRows, all: scale == MatmulScale.None).Distinct())
+                {
                     yield return DenseGemmKernel.Build(target, new DenseProduct(weights, type, ElementType.F32, scale, Accumulate: true), tiling);
+                    if (tiling == GemmTiling.For(target, 1 << 20, tiling.Rows, 132))
+                        yield return DenseGemmKernel.Build(target, new DenseProduct(weights, type, type, scale, Gated: true), tiling);
+                }
             }
         }
     }
@@ -134,7 +138,12 @@ public static class KernelCatalog
             }
 
             foreach (GemmTiling tiling in GemmTilings(target, PackedGemmKernel.MostRows(format), all: format == formats[0]).Distinct()) // with F16 only constants differ
+            {
                 yield return PackedGemmKernel.Build(target, new PackedProduct(format, ElementType.BF16, ElementType.F32, Accumulate: true), tiling);
+                if (tiling == GemmTiling.For(target, 1 << 20, tiling.Rows, 132, PackedGemmKernel.MostRows(format)))
+                    yield return PackedGemmKernel.Build(target, new PackedProduct(format, ElementType.BF16, ElementType.BF16, Gated: true), tiling);
+            }
+
             yield return UnpackKernel.Build(target, format, ElementType.BF16);
         }
     }

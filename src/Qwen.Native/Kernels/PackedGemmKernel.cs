@@ -22,14 +22,14 @@ public sealed class PackedGemmKernel(KernelCache cache, PackedProduct product, G
     public static PtxKernel Build(PtxTarget target, PackedProduct product, GemmTiling tiling)
     {
         product.Check();
-        ArgumentOutOfRangeException.ThrowIfEqual(product.Gated || product.Norm != FusedNorm.None, true, nameof(product));
+        ArgumentOutOfRangeException.ThrowIfNotEqual(product.Norm, FusedNorm.None, nameof(product));
         tiling.Check(target, MostRows(product.Format));
         var k = new PtxBuilder(target, $"packed_gemm_{product}_{tiling}", tiling.Warps * 32, tiling.Blocks);
         Global weights = k.Pointer("weights"), scales = k.Pointer("scales");
         U32 outputs = k.Number("outputs"), inputs = k.Number("inputs");
         new GemmEmission(
-            k, new GemmResult(product.Activations, product.Result, product.Accumulate, product.Bias), tiling, outputs, inputs,
-            () => new PackedGemmWeights(k, product.Format, product.Activations, weights, scales, inputs, (outputs + (PackedMatrix.OutputMultiple - 1)) / PackedMatrix.OutputMultiple * (PackedMatrix.OutputMultiple / PackedMatrix.TileOutputs))).Emit();
+            k, new GemmResult(product.Activations, product.Result, product.Accumulate, product.Bias, product.Gated), tiling, outputs, inputs,
+            () => new PackedGemmWeights(k, product, weights, scales, outputs, inputs)).Emit();
         return k.Build();
     }
 
@@ -42,12 +42,14 @@ public sealed class PackedGemmKernel(KernelCache cache, PackedProduct product, G
     /// <param name="weights">W's bytes, as <see cref="PackedMatrix"/> lays them out, aligned to 16.</param>
     /// <param name="x">[rows, Inputs], aligned to 16.</param>
     /// <param name="bias">F32 [Outputs], where the product has a bias.</param>
-    /// <param name="y">[rows, Outputs].</param>
+    /// <param name="y">[rows, Outputs]; [rows, Outputs / 2] where the product is gated.</param>
     /// <param name="rows">At least 1.</param>
     /// <param name="workspace">At least <see cref="WorkspaceBytes(PackedMatrix, int)"/>, aligned to 16.</param>
     public void Launch(IDeviceStream stream, PackedMatrix matrix, DevicePointer weights, DevicePointer x, DevicePointer bias, DevicePointer y, int rows, DevicePointer workspace)
     {
         ArgumentOutOfRangeException.ThrowIfNotEqual(matrix.Format, product.Format, nameof(matrix));
+        if (product.Gated && !PackedGemvKernel.CanGate(matrix))
+            throw new ArgumentOutOfRangeException(nameof(matrix), matrix.Outputs, "outputs of a gate and an up projection must be whole tiles each.");
         Launch(stream, weights, weights + matrix.CodeBytes, x, bias, y, workspace, matrix.Outputs, matrix.Inputs, rows);
     }
 

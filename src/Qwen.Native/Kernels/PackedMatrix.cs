@@ -35,7 +35,7 @@ public sealed class PackedMatrix
 
     internal const int TileBytes = 512;
     private const int TilesTogether = 8; // that a thread packs one after the other: AWQ has 128 outputs in a line of the cache, which is then still there
-    internal const int OutputMultiple = 128; // what a block of the widest kernel reads without asking
+    private const int OutputMultiple = 128; // what a block of the widest kernel reads without asking
     private const int MostExtent = 1 << 22; // so that a byte of a row tile fits 32 bits
     private const float MostHalf = 65504;
 

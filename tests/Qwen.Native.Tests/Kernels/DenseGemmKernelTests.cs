@@ -23,6 +23,16 @@ public sealed class DenseGemmKernelTests
     }
 
     [Theory]
+    [MemberData(nameof(Weights))]
+    public void Gated_IsSwiGluOfBothHalves(ElementType weights, ElementType activations, MatmulScale scale)
+    {
+        using var machine = new KernelMachine(Random.Shared.Next(2) == 0 ? 80 : 90);
+        var product = new DenseProduct(weights, activations, activations, scale, Bias: machine.Random.Next(2) == 0, Gated: true);
+        GemmTiling tiling = GemmTiling.For(machine.Cache.Target, machine.Random.Next(2) << 20, machine.Random.Next(1, 100), 132);
+        Check(machine, product, tiling, machine.Random.Next(1, 20) * 16, machine.Random.Next(1, 60) * 16, machine.Random.Next(1, 80));
+    }
+
+    [Theory]
     [InlineData(8, 8, 1)] // less than a stage, less than a tile
     [InlineData(272, 1024, 65)] // tiles and runs end anywhere
     [InlineData(24, 5000, 16)] // many blocks share a tile
@@ -66,7 +76,8 @@ public sealed class DenseGemmKernelTests
         Assert.Throws<ArgumentOutOfRangeException>(() => Launch(16, 0, 1));
         Assert.Throws<ArgumentOutOfRangeException>(() => Launch(0, 16, 1));
         Assert.Throws<ArgumentOutOfRangeException>(() => Launch(16, 16, 0));
-        Assert.Throws<ArgumentOutOfRangeException>(() => DenseGemmKernel.Build(machine.Cache.Target, product with { Gated = true }, new GemmTiling(8, 16)));
+        var gated = new DenseGemmKernel(machine.Cache, product with { Gated = true, Scale = MatmulScale.Block128 }, new GemmTiling(8, 16));
+        Assert.Throws<ArgumentOutOfRangeException>(() => gated.Launch(machine.Stream, memory.Pointer, default, memory.Pointer, default, memory.Pointer, 24, 16, 1, memory.Pointer));
         Assert.Throws<ArgumentOutOfRangeException>(() => DenseGemmKernel.Build(machine.Cache.Target, product, new GemmTiling(16, 128)));
         Assert.Throws<ArgumentOutOfRangeException>(() => DenseGemmKernel.Build(machine.Cache.Target, product, new GemmTiling(8, 24)));
         Assert.Throws<ArgumentOutOfRangeException>(() => DenseGemmKernel.Build(new(80, 70), product, new GemmTiling(8, 128)));
@@ -78,37 +89,50 @@ public sealed class DenseGemmKernelTests
     private static void Check(KernelMachine machine, DenseProduct product, GemmTiling tiling, int outputs, int inputs, int tokens)
     {
         string what = $"seed {machine.Seed}, {machine.Cache.Target}, {product}, {tiling}, [{tokens}, {inputs}] -> {outputs}";
-        int scaleStride = ((inputs + 127) / 128 + 3) / 4 * 4;
+        int results = product.Gated ? outputs / 2 : outputs, scaleStride = ((inputs + 127) / 128 + 3) / 4 * 4;
         float[] w = machine.Values(product.Weights, outputs * inputs), x = machine.Values(product.Activations, tokens * inputs, 1 / Math.Sqrt(inputs));
         float[] scales = [.. machine.Values(ElementType.F32, Math.Max(outputs, (outputs + 127) / 128 * scaleStride)).Select(value => value + 2)];
-        float[] bias = machine.Values(ElementType.F32, outputs), before = machine.Values(ElementType.F32, tokens * outputs);
+        float[] bias = machine.Values(ElementType.F32, outputs), before = machine.Values(ElementType.F32, tokens * results);
         var kernel = new DenseGemmKernel(machine.Cache, product, tiling);
         using DeviceBuffer weights = machine.Buffer(product.Weights, w), scaleBuffer = machine.Buffer(ElementType.F32, scales), input = machine.Buffer(product.Activations, x), biasBuffer = machine.Buffer(ElementType.F32, bias);
-        using DeviceBuffer y = product.Accumulate ? machine.Buffer(ElementType.F32, before) : machine.Empty(product.Result, tokens * outputs), workspace = Workspace(machine, kernel, outputs, inputs, tokens);
+        using DeviceBuffer y = product.Accumulate ? machine.Buffer(ElementType.F32, before) : machine.Empty(product.Result, tokens * results), workspace = Workspace(machine, kernel, outputs, inputs, tokens);
         kernel.Launch(machine.Stream, weights.Pointer, scaleBuffer.Pointer, input.Pointer, product.Bias ? biasBuffer.Pointer : default, y.Pointer, outputs, inputs, tokens, workspace.Pointer);
         float[] actual = machine.Read(product.Result, y);
         for (int token = 0; token < tokens; token++)
         {
-            for (int o = 0; o < outputs; o++)
+            for (int o = 0; o < results; o++)
             {
-                double value = product.Bias ? bias[o] : 0, size = Math.Abs(value);
-                for (int i = 0; i < inputs; i++)
+                (double value, double size) = Sum(token, o);
+                if (product.Gated)
                 {
-                    double term = w[(o * inputs) + i] * (double)x[(token * inputs) + i] * product.Scale switch
-                    {
-                        MatmulScale.None => 1,
-                        MatmulScale.Tensor => scales[0],
-                        MatmulScale.Row => scales[o],
-                        _ => scales[(o / 128 * scaleStride) + (i / 128)],
-                    };
-                    (value, size) = (value + term, size + Math.Abs(term));
+                    (double up, double upSize) = Sum(token, o + results);
+                    double gate = value / (1 + Math.Exp(-value));
+                    (value, size) = (gate * up, (size * (Math.Abs(up) + 1)) + (Math.Abs(gate) * upSize));
                 }
 
-                int at = (token * outputs) + o;
+                int at = (token * results) + o;
                 value += product.Accumulate ? before[at] : 0;
                 double tolerance = (4e-6 * (size + Math.Abs(value))) + (product.Result == ElementType.F32 ? 0 : TypedValues.Tolerance(product.Result) * Math.Abs(value));
                 Assert.True(Math.Abs(actual[at] - value) <= tolerance, $"{what}: y[{token}, {o}] is {actual[at]:g9}, not {value:g9}");
             }
+        }
+
+        (double Value, double Size) Sum(int token, int row)
+        {
+            double value = product.Bias ? bias[row] : 0, size = Math.Abs(value);
+            for (int i = 0; i < inputs; i++)
+            {
+                double term = w[(row * inputs) + i] * (double)x[(token * inputs) + i] * product.Scale switch
+                {
+                    MatmulScale.None => 1,
+                    MatmulScale.Tensor => scales[0],
+                    MatmulScale.Row => scales[row],
+                    _ => scales[(row / 128 * scaleStride) + (i / 128)],
+                };
+                (value, size) = (value + term, size + Math.Abs(term));
+            }
+
+            return (value, size);
         }
     }
 }

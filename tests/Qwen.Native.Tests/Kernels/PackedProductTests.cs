@@ -65,13 +65,13 @@ public sealed class PackedProductTests
         using IDeviceStream stream = device.CreateStream();
         using DeviceBuffer workspace = device.Allocate(8 << 20);
         stream.Fill(workspace.Pointer, 0, workspace.ByteCount);
-        foreach (PackedProduct product in PackedWeights.Products(format))
+        foreach (PackedProduct product in (PackedProduct[])[.. PackedWeights.Products(format), .. PackedWeights.GatedProducts(format)])
         {
             int unit = groupSize == PackedFormat.WholeRow ? format.TileInputs : groupSize;
             int inputs = unit * random.Next(1, Math.Max(2, 900 / unit)), rows = random.Next(1, 70);
             if (random.Next(4) == 0)
                 (inputs, rows) = (unit * random.Next(1, Math.Max(2, 200 / unit)), random.Next(64, 131));
-            var matrix = new PackedMatrix(random.Next(1, random.Next(3) == 0 ? 300 : 70), inputs, format);
+            var matrix = new PackedMatrix(product.Gated ? 32 * random.Next(1, 9) : random.Next(1, random.Next(3) == 0 ? 300 : 70), inputs, format);
             GemmTiling[] tilings = GemmTilings(cache.Target, format);
             GemmTiling tiling = tilings[random.Next(tilings.Length)];
             var kernel = new PackedGemmKernel(cache, product, tiling);
@@ -127,7 +127,8 @@ public sealed class PackedProductTests
         Assert.Throws<ArgumentOutOfRangeException>(() => new PackedGemvKernel(cache, product with { Activations = ElementType.F32 }, tiling));
         Assert.Throws<ArgumentOutOfRangeException>(() => new PackedGemvKernel(cache, product with { Accumulate = true }, tiling));
         Assert.Throws<ArgumentOutOfRangeException>(() => new PackedGemvKernel(cache, product with { Gated = true }, tiling)); // gate and up are two tiles
-        Assert.Throws<ArgumentOutOfRangeException>(() => new PackedGemmKernel(cache, product with { Gated = true }, new GemmTiling(8, 16)));
+        var gatedGemm = new PackedGemmKernel(cache, product with { Gated = true }, new GemmTiling(8, 16));
+        Assert.Throws<ArgumentOutOfRangeException>(() => gatedGemm.Launch(stream, new PackedMatrix(48, 128, format), default, default, default, default, 9, default));
         var gated = new PackedGemvKernel(cache, product with { Gated = true }, tiling with { RowTiles = 2 });
         Assert.Throws<ArgumentOutOfRangeException>(() => gated.Launch(stream, new PackedMatrix(48, 128, format), default, default, default, default, 1));
     }

@@ -234,7 +234,7 @@ internal sealed class Float8Linear : CudaLinear
 
     public override void MultiplyGated(CudaOps ops, DevicePointer x, DevicePointer gateUp, DevicePointer y, int rows, in FusedNormArguments norm)
     {
-        if (rows <= DenseGemvKernel.MostTokens)
+        if (rows <= ops.MostFewRows)
             MultiplyFew(ops, new DenseProduct(ElementType.E4M3, ops.Type, ops.Type, _weightScale, Gated: true), _codes, _scales, x, y, rows, norm);
         else
             base.MultiplyGated(ops, x, gateUp, y, rows, norm);

@@ -62,23 +62,23 @@ internal sealed class PackedLinear : CudaLinear
             return;
         }
 
-        var product = new PackedProduct(_matrix.Format, ops.Type, result, accumulate, Biases.Exists, Norm: norm.Half);
-        if (rows <= PackedGemvKernel.MostRows)
-            ops.PackedGemv(product, _matrix).Launch(ops.Stream, _matrix, _weights, x, Biases.Single, y, rows, norm);
-        else
-            ops.PackedGemm(product, _matrix, rows).Launch(ops.Stream, _matrix, _weights, x, Biases.Single, y, rows, ops.PartialSums);
+        MultiplyPacked(ops, new PackedProduct(_matrix.Format, ops.Type, result, accumulate, Biases.Exists, Norm: norm.Half), x, y, rows, norm);
     }
 
     public override void MultiplyGated(CudaOps ops, DevicePointer x, DevicePointer gateUp, DevicePointer y, int rows, in FusedNormArguments norm)
     {
-        if (rows > PackedGemvKernel.MostRows || !PackedGemvKernel.CanGate(_matrix))
-        {
+        if (rows >= LeastUnpackedRows || !PackedGemvKernel.CanGate(_matrix))
             base.MultiplyGated(ops, x, gateUp, y, rows, norm);
-            return;
-        }
+        else
+            MultiplyPacked(ops, new PackedProduct(_matrix.Format, ops.Type, ops.Type, Bias: Biases.Exists, Gated: true, Norm: norm.Half), Ordered(ops, x, rows), y, rows, norm);
+    }
 
-        var product = new PackedProduct(_matrix.Format, ops.Type, ops.Type, Bias: Biases.Exists, Gated: true, Norm: norm.Half);
-        ops.PackedGemv(product, _matrix).Launch(ops.Stream, _matrix, _weights, Ordered(ops, x, rows), Biases.Single, y, rows, norm);
+    private void MultiplyPacked(CudaOps ops, PackedProduct product, DevicePointer x, DevicePointer y, int rows, in FusedNormArguments norm)
+    {
+        if (rows <= PackedGemvKernel.MostRows)
+            ops.PackedGemv(product, _matrix).Launch(ops.Stream, _matrix, _weights, x, Biases.Single, y, rows, norm);
+        else
+            ops.PackedGemm(product, _matrix, rows).Launch(ops.Stream, _matrix, _weights, x, Biases.Single, y, rows, ops.PartialSums);
     }
 
     /// <summary>Inputs in the order that the weights are packed in.</summary>
