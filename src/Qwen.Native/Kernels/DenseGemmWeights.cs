@@ -41,19 +41,18 @@ internal sealed class DenseGemmWeights(PtxBuilder k, DenseProduct product, Globa
             k.PrefetchLine(row.At(stage, StageBytes), when);
     }
 
-    public override void Copy(Global[] tile, U32 stage, Shared pieces, Shared scales)
+    public override void Copy(Global[] tile, U32 stage, Shared pieces, Shared scales, Pred exists)
     {
         U32 at = (stage * StageBytes) + ((k.Lane & 3) * 16);
-        for (int half = 0; half < 2; half++)
+        for (int upper = 0; upper < 2; upper++)
         {
-            Pred exists = at + (half * 64) < _rowBytes;
-            U32 offset = k.Select(exists, (stage * StageBytes) + (half * 64), 0), valid = k.Select<U32>(exists, 16, 0);
-            for (int upper = 0; upper < 2; upper++)
-                k.CopyAsync(pieces + (((half * 2) + upper) * 32 * 16), tile[upper].At(offset, 1), 16, valid);
+            Global row = tile[upper].At(stage, StageBytes);
+            for (int half = 0; half < 2; half++)
+                k.CopyAsync(pieces + (((half * 2) + upper) * 32 * 16), row + (half * 64), 16, k.Select<U32>(at + (half * 64) < _rowBytes, 16, 0), exists);
         }
 
         if (ScaleBytes > 0)
-            k.CopyAsync(scales.At(k.Lane, sizeof(float)), tile[2].At(stage, sizeof(float)), sizeof(float), when: k.Lane < 2);
+            k.CopyAsync(scales.At(k.Lane, sizeof(float)), tile[2].At(stage, sizeof(float)), sizeof(float), when: exists & (k.Lane < 2));
     }
 
     public override U32[][] LoadPieces(Shared pieces) => LoadPieces(k, pieces);

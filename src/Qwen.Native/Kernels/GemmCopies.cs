@@ -52,16 +52,23 @@ internal sealed class GemmCopies
         }
     }
 
-    /// <summary>Copies the next stage, if there is one, to a slot; a group of copies in any case.</summary>
-    public void Next(U32 slot)
+    /// <summary>Copies the next stage, if there is one, to a slot; a group of copies in any case. No branches: products may be under way.</summary>
+    public void Copy(U32 slot)
     {
-        using (_k.If(_left > 0, uniform: true))
+        Shared at = _ring.Start + slot;
+        _weights.Copy(_at, _stage, (at + _ring.PiecesAt).At(_k.Warp, _ring.PieceBytes).At(_k.Lane, 16), (at + _ring.ScalesAt).At(_k.Warp, _weights.ScaleBytes), _left > 0);
+        CopyRows(at);
+        _k.CommitCopies();
+    }
+
+    /// <summary>On to the stage after.</summary>
+    public void Advance()
+    {
+        _k.Set(_left, _k.Max(_left, 1) - 1);
+        using (_k.If(_stage.Is(0) | _left.Is(0), uniform: true))
         {
-            Shared at = _ring.Start + slot;
-            _weights.Copy(_at, _stage, (at + _ring.PiecesAt).At(_k.Warp, _ring.PieceBytes).At(_k.Lane, 16), (at + _ring.ScalesAt).At(_k.Warp, _weights.ScaleBytes));
-            CopyRows(at);
-            _k.Set(_left, _left - 1);
-            using (_k.If(_stage.Is(0) & (_left > 0), uniform: true))
+            _k.Set<U32>(_rowsHere, 0);
+            using (_k.If(_left > 0, uniform: true))
             {
                 _k.Set(_stage, _stages);
                 _k.Set(_tile, _tile - 1);
@@ -70,11 +77,9 @@ internal sealed class GemmCopies
                     _k.Set(_at[i].Base, next[i].Base);
                 SetRows();
             }
-
-            _k.Set(_stage, _stage - 1);
         }
 
-        _k.CommitCopies();
+        _k.Set(_stage, _stage - 1);
     }
 
     private void SetRows()
@@ -88,20 +93,14 @@ internal sealed class GemmCopies
     {
         int panels = _weights.StageInputs / 64;
         U64 stride = _k.MultiplyWide(_inputs, 2 * CopyWarps);
-        var offsets = new (U32 From, U32 Valid)[panels];
-        for (int panel = 0; panel < panels; panel++)
-        {
-            U32 word = (_stage * (_weights.StageInputs / 2)) + (panel * 32) + _k.Lane;
-            Pred exists = word < _inputs / 2;
-            offsets[panel] = (_k.Select<U32>(exists, word * 4, 0), _k.Select<U32>(exists, 4, 0));
-        }
-
-        Global row = _rowOfX;
+        U32 first = (_stage * (_weights.StageInputs * 2)) + (_k.Lane * 4); // byte of a row
+        U32[]? valid = _weights.HasWholeStages ? null : [.. Enumerable.Range(0, panels).Select(panel => _k.Select<U32>(first + (panel * 128) < _inputs * 2, 4, 0))];
+        Global row = _rowOfX.At(first, 1);
         for (int r = 0; r < _tiling.Rows; r += CopyWarps)
         {
             Pred exists = _rowsHere > r;
             for (int panel = 0; panel < panels; panel++)
-                _k.CopyAsync(at + _to + ((panel * _layout.PanelBytes) + (r * _layout.PanelWidth)), row.At(offsets[panel].From, 1), 4, offsets[panel].Valid, exists);
+                _k.CopyAsync(at + _to + ((panel * _layout.PanelBytes) + (r * _layout.PanelWidth)), row + (panel * 128), 4, valid?[panel], exists);
             row += stride;
         }
     }

@@ -38,6 +38,7 @@ internal sealed class GemmEmission
     private readonly bool _hasWarpGroups;
     private readonly F32[] _sums; // [row of x / 8 * 4 + register of a C fragment]
     private readonly F32[] _products, _sumsOfX; // of a segment and some of the rows
+    private readonly U32[][] _ahead; // the A registers of a stage's first steps
 
     /// <summary>Takes the kernel's parameters: the weights' own are there before.</summary>
     public GemmEmission(PtxBuilder k, GemmResult result, GemmTiling tiling, U32 outputs, U32 inputs, Func<GemmWeights> weights)
@@ -55,8 +56,12 @@ internal sealed class GemmEmission
         _ringStages = tiling.Stages(k.Target, _stageBytes);
         _sums = [.. Enumerable.Range(0, tiling.Rows / 2).Select(_ => k.Variable<F32>(0f))];
         _products = Registers(IsScaled ? Math.Min(PassRows, tiling.Rows) / 2 : 0);
+        _ahead = _hasWarpGroups ? [.. Enumerable.Range(0, Math.Min(4, StepsOfSegment)).Select(_ => Enumerable.Range(0, 4).Select(_ => k.Variable<U32>()).ToArray())] : [];
         _sumsOfX = Registers(_weights.HasMinimum ? Math.Min(PassRows, tiling.Rows) / 2 : 0);
     }
+
+    /// <summary>Steps of 16 inputs whose sums have one scale.</summary>
+    private int StepsOfSegment => _weights.StageInputs / 16 / _weights.Segments;
 
     /// <summary>Bytes of the pieces of a tile and stage.</summary>
     private int PieceBytes => _weights.Pieces * 32 * 16;
@@ -86,22 +91,41 @@ internal sealed class GemmEmission
         _k.Barrier();
         _k.WaitForPreviousKernel();
         using (_k.For(0, (_ringStages - 1) * _stageBytes, _stageBytes, out U32 slot))
-            ahead.Next(slot);
+        {
+            ahead.Copy(slot);
+            ahead.Advance();
+        }
 
-        U32 here = _k.Variable<U32>(0), free = _k.Variable<U32>((_ringStages - 1) * _stageBytes); // the stage's slot in the ring, and the one before, which is copied to
+        // The stage's slot in the ring, and the one before, which is copied to.
+        U32 here = _k.Variable<U32>(0), free = _k.Variable<U32>((_ringStages - 1) * _stageBytes);
         U32 hasEnd = _k.Variable(_k.Select<U32>(stage.Is(_stages - 1), 1, 0)); // of the tile
-        using (_k.While(() => left > 0))
+        if (_hasWarpGroups)
         {
             _k.WaitForCopies(_ringStages - 2);
+            _k.Barrier();
+            DecodeAhead(ring, here);
+        }
+
+        using (_k.While(() => left > 0))
+        {
+            _k.WaitForCopies(_ringStages - (_hasWarpGroups ? 3 : 2));
             if (_hasWarpGroups && _tiling.IsFenced)
                 _k.FenceAsyncProxy();
             _k.Barrier();
-            ahead.Next(free);
-            Multiply(ring, here);
+            U32 next = _k.Select(here.Is((_ringStages - 1) * _stageBytes), 0, here + _stageBytes);
+            if (_hasWarpGroups)
+            {
+                MultiplyGroups(ring, here, () => ahead.Copy(free), _k.Select(left > 1, next, here)); // where no stage follows, there is nothing in its place
+            }
+            else
+            {
+                ahead.Copy(free);
+                MultiplyWarps(ring, here);
+            }
+
+            ahead.Advance();
             _k.Set(free, here);
-            _k.Set(here, here + _stageBytes);
-            using (_k.If(here.Is(_ringStages * _stageBytes), uniform: true))
-                _k.Set<U32>(here, 0);
+            _k.Set(here, next);
             _k.Set(left, left - 1);
             using (_k.If(stage.Is(0) | left.Is(0), uniform: true))
             {
@@ -125,77 +149,110 @@ internal sealed class GemmEmission
         }
     }
 
-    private void Multiply(Shared ring, U32 here)
+    private U32[][] Words(Shared ring, U32 slot) => _weights.LoadPieces((ring + slot + _piecesAt).At(_k.Warp, PieceBytes).At(_k.Lane, 16));
+
+    private U32[][] Scales(Shared ring, U32 slot) => _weights.LoadScales((ring + slot + _scalesAt).At(_k.Warp, _weights.ScaleBytes));
+
+    /// <summary>The A registers of a stage's first steps.</summary>
+    private void DecodeAhead(Shared ring, U32 slot)
     {
-        Shared pieces = (ring + here + _piecesAt).At(_k.Warp, PieceBytes).At(_k.Lane, 16);
-        U32[][] words = _weights.LoadPieces(pieces);
-        U32[][] scales = _weights.LoadScales((ring + here + _scalesAt).At(_k.Warp, _weights.ScaleBytes));
-        int steps = _weights.StageInputs / 16 / _weights.Segments;
+        U32[][] words = Words(ring, slot), scales = Scales(ring, slot);
+        for (int step = 0; step < _ahead.Length; step++)
+        {
+            U32[] a = _weights.Decode(words, scales, step);
+            for (int r = 0; r < 4; r++)
+                _k.Set(_ahead[step][r], a[r]);
+        }
+    }
+
+    /// <summary>
+    /// Multiplies a stage by products of four warps, some steps decoded while those before are multiplied: those of the next stage, too, so that
+    /// all warps can start when they have met.
+    /// </summary>
+    /// <param name="ring">The ring.</param>
+    /// <param name="here">The stage's slot.</param>
+    /// <param name="copy">Starts the copies of a later stage.</param>
+    /// <param name="next">The next stage's slot.</param>
+    private void MultiplyGroups(Shared ring, U32 here, Action copy, U32 next)
+    {
+        U32[][] words = Words(ring, here), scales = Scales(ring, here);
+        U32 one = Ones;
+        MatrixDescriptor x = _layout.Describe(_k, ring).Further(here);
+        var a = new U32[_weights.StageInputs / 16][];
+        _ahead.CopyTo(a, 0);
         for (int segment = 0; segment < _weights.Segments; segment++)
         {
-            var a = new U32[steps][];
+            int first = segment * StepsOfSegment, end = first + StepsOfSegment;
             for (int row = 0; row < _tiling.Rows; row += PassRows)
             {
-                F32[] sums = _sums[(row / 2)..Math.Min((row + PassRows) / 2, _sums.Length)];
-                F32[] products = IsScaled ? _products[..sums.Length] : sums;
-                U32[] Decode(int step) => a[step] ??= _weights.Decode(words, scales, (segment * steps) + step);
-                if (_hasWarpGroups)
-                    MultiplyGroup(_layout.Describe(_k, ring).Further(here).Further(row * _layout.PanelWidth), products, segment * steps, steps, Decode);
-                else
-                    MultiplyWarp(ring + here + (row * _layout.PanelWidth), products, segment * steps, steps, Decode);
-                if (IsScaled)
-                    AddScaled(sums, products, _weights.Scale(scales, segment));
-                if (_weights.HasMinimum)
-                    AddScaled(sums, _sumsOfX, _weights.Minimum(scales, segment));
-            }
-        }
-    }
-
-    /// <summary>Products of four warps, some steps decoded while those before are multiplied.</summary>
-    private void MultiplyGroup(MatrixDescriptor x, F32[] products, int firstStep, int steps, Func<int, U32[]> decode)
-    {
-        const int StepsOfGroup = 4;
-        U32 one = Ones;
-        for (int step = 0; step < steps; step += StepsOfGroup)
-        {
-            int end = Math.Min(steps, step + StepsOfGroup);
-            U32[][] a = [.. Enumerable.Range(step, end - step).Select(decode)];
-            _k.FenceProducts();
-            for (int s = step; s < end; s++)
-            {
-                _k.Product(_result.Activations, products, a[s - step], x.Step(firstStep + s), accumulate: !IsScaled || s > 0);
-                if (_weights.HasMinimum)
-                    _k.Product(_result.Activations, _sumsOfX, [one, one, one, one], x.Step(firstStep + s), accumulate: s > 0);
-            }
-
-            _k.CommitProducts();
-        }
-
-        _k.WaitForProducts(0);
-    }
-
-    /// <summary>Products of a warp, two steps at a time, which are four chunks of a row of x.</summary>
-    private void MultiplyWarp(Shared x, F32[] products, int firstStep, int steps, Func<int, U32[]> decode)
-    {
-        U32 one = Ones, row = _k.Lane & 7, chunk = _k.Lane >> 3;
-        foreach (F32 sum in (F32[])[.. IsScaled ? products : [], .. _sumsOfX])
-            _k.Set<F32>(sum, 0f);
-        for (int step = 0; step < steps; step += 2)
-        {
-            U32[][] a = [decode(step), decode(step + 1)];
-            Shared matrices = x + _layout.Offset(row, chunk + ((firstStep + step) * 2));
-            for (int column = 0; column < products.Length / 4; column++)
-            {
-                _k.WarpBarrier(); // else the assembler loads all of x at once, for which there are no registers
-                U32[] b = _k.LoadMatrix(matrices + (column * 8 * _layout.PanelWidth), 4);
-                for (int s = 0; s < 2; s++)
+                F32[] sums = _sums[(row / 2)..Math.Min((row + PassRows) / 2, _sums.Length)], products = IsScaled ? _products[..sums.Length] : sums;
+                MatrixDescriptor columns = x.Further(row * _layout.PanelWidth);
+                for (int step = first; step < end; step += _ahead.Length)
                 {
-                    _k.Mma(_result.Activations, products.AsSpan(column * 4, 4), a[s], b.AsSpan(s * 2, 2));
-                    if (_weights.HasMinimum)
-                        _k.Mma(_result.Activations, _sumsOfX.AsSpan(column * 4, 4), [one, one, one, one], b.AsSpan(s * 2, 2));
+                    for (int s = step; s < step + _ahead.Length; s++)
+                        a[s] ??= _weights.Decode(words, scales, s);
+                    _k.FenceProducts();
+                    for (int s = step; s < step + _ahead.Length; s++)
+                    {
+                        _k.Product(_result.Activations, products, a[s], columns.Step(s), accumulate: !IsScaled || s > first);
+                        if (_weights.HasMinimum)
+                            _k.Product(_result.Activations, _sumsOfX, [one, one, one, one], columns.Step(s), accumulate: s > first);
+                    }
+
+                    _k.CommitProducts();
+                }
+
+                if (segment + row == 0)
+                    copy();
+                if (end == a.Length && row + PassRows >= _tiling.Rows)
+                {
+                    _k.WaitForProducts(StepsOfSegment > _ahead.Length ? 1 : 0); // the first steps' registers are free
+                    DecodeAhead(ring, next);
+                }
+
+                _k.WaitForProducts(0);
+                AddProducts(sums, products, scales, segment);
+            }
+        }
+    }
+
+    /// <summary>Multiplies a stage by products of a warp, two steps at a time, which are four chunks of a row of x.</summary>
+    private void MultiplyWarps(Shared ring, U32 here)
+    {
+        U32[][] words = Words(ring, here), scales = Scales(ring, here);
+        U32 one = Ones, row = _k.Lane & 7, chunk = _k.Lane >> 3;
+        for (int segment = 0; segment < _weights.Segments; segment++)
+        {
+            F32[] products = IsScaled ? _products : _sums;
+            foreach (F32 sum in (F32[])[.. IsScaled ? products : [], .. _sumsOfX])
+                _k.Set<F32>(sum, 0f);
+            for (int step = segment * StepsOfSegment; step < (segment + 1) * StepsOfSegment; step += 2)
+            {
+                U32[][] a = [_weights.Decode(words, scales, step), _weights.Decode(words, scales, step + 1)];
+                Shared matrices = ring + here + _layout.Offset(row, chunk + (step * 2));
+                for (int column = 0; column < _tiling.Rows / 8; column++)
+                {
+                    _k.WarpBarrier(); // else the assembler loads all of x at once, for which there are no registers
+                    U32[] b = _k.LoadMatrix(matrices + (column * 8 * _layout.PanelWidth), 4);
+                    for (int s = 0; s < 2; s++)
+                    {
+                        _k.Mma(_result.Activations, products.AsSpan(column * 4, 4), a[s], b.AsSpan(s * 2, 2));
+                        if (_weights.HasMinimum)
+                            _k.Mma(_result.Activations, _sumsOfX.AsSpan(column * 4, 4), [one, one, one, one], b.AsSpan(s * 2, 2));
+                    }
                 }
             }
+
+            AddProducts(_sums, products, scales, segment);
         }
+    }
+
+    private void AddProducts(F32[] sums, F32[] products, U32[][] scales, int segment)
+    {
+        if (IsScaled)
+            AddScaled(sums, products, _weights.Scale(scales, segment));
+        if (_weights.HasMinimum)
+            AddScaled(sums, _sumsOfX, _weights.Minimum(scales, segment));
     }
 
     /// <summary>Two of them, in the type of x.</summary>
@@ -251,7 +308,7 @@ internal sealed class GemmEmission
         }
 
         _k.Barrier();
-        int atOnce = Math.Max(1, 128 / _tiling.Rows); // whose sums are on their way together, in 64 registers
+        int atOnce = Math.Max(1, 64 / _tiling.Rows); // whose sums are on their way together, in 32 registers or more
         using (_k.For(first, _k.BlockX, atOnce, out U32 next))
         {
             var parts = new List<F32[]>[atOnce];

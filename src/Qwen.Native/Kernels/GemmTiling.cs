@@ -17,7 +17,7 @@ public readonly record struct GemmTiling(int Warps, int Rows, int Blocks = 1, in
     public const int MostRows = 128;
 
     internal const int MostOutputs = 256;
-    private const int MostStages = 8, ReservedShared = 1 << 10; // of each block
+    private const int LeastStages = 3, MostStages = 8, ReservedShared = 1 << 10; // of each block
 
     /// <summary>Outputs of a block: a warp has a row tile.</summary>
     public int Outputs => Warps * PackedMatrix.TileOutputs;
@@ -48,7 +48,7 @@ public readonly record struct GemmTiling(int Warps, int Rows, int Blocks = 1, in
     internal int Stages(PtxTarget target, int stageBytes)
     {
         int shared = target.Sm switch { 80 => 164, >= 90 => 228, _ => 100 } << 10;
-        return Math.Clamp(((shared / Blocks) - ReservedShared) / stageBytes, 2, MostStages);
+        return Math.Clamp(((shared / Blocks) - ReservedShared) / stageBytes, LeastStages, MostStages);
     }
 
     /// <summary>Refuses what no kernel is built for.</summary>

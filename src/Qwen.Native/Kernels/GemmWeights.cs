@@ -33,8 +33,11 @@ internal abstract class GemmWeights
     /// <summary>Brings a stage into L2.</summary>
     public abstract void Prefetch(Global[] tile, U32 stage, Pred when);
 
-    /// <summary>Copies a stage. What lies past the inputs is zeros.</summary>
-    public abstract void Copy(Global[] tile, U32 stage, Shared pieces, Shared scales);
+    /// <summary>Whether the inputs are whole stages always.</summary>
+    public virtual bool HasWholeStages => false;
+
+    /// <summary>Copies a stage, if it exists. What lies past the inputs is zeros.</summary>
+    public abstract void Copy(Global[] tile, U32 stage, Shared pieces, Shared scales, Pred exists);
 
     /// <summary>What this lane needs of a stage.</summary>
     /// <param name="pieces">Where it copied its own to.</param>

@@ -45,24 +45,25 @@ internal sealed class PackedGemmWeights(PtxBuilder k, PackedProduct product, Glo
 
     public override void Prefetch(Global[] tile, U32 stage, Pred when) => k.PrefetchLine(tile[0].At(stage, TilesOfStage * PackedMatrix.TileBytes), when);
 
-    public override void Copy(Global[] tile, U32 stage, Shared pieces, Shared scales)
-    {
-        U32 first = stage * TilesOfStage;
-        Pred hasSecond = first + 1 < _columnTiles;
-        Global from = tile[0].At(first, PackedMatrix.TileBytes);
-        k.CopyAsync(pieces, from, 16);
-        k.CopyAsync(pieces + PackedMatrix.TileBytes, from.At(k.Select<U32>(hasSecond, PackedMatrix.TileBytes, 0), 1), 16, k.Select<U32>(hasSecond, 16, 0));
+    public override bool HasWholeStages => !WholeRow && _format.GroupSize >= StageInputs;
 
-        U32 group = WholeRow ? 0 : _format.GroupSize > StageInputs ? stage / (_format.GroupSize / StageInputs) : stage * Segments, at = (group * _format.GroupBytes) + (k.Lane * 16);
-        Pred copies = k.Lane < ScaleBytes / 16;
-        if (Segments == 1)
+    public override void Copy(Global[] tile, U32 stage, Shared pieces, Shared scales, Pred exists)
+    {
+        Global from = tile[0].At(stage, TilesOfStage * PackedMatrix.TileBytes);
+        U32 group = WholeRow ? 0 : _format.GroupSize > StageInputs ? stage / (_format.GroupSize / StageInputs) : stage * Segments;
+        Global scalesFrom = tile[1].At(group, _format.GroupBytes).At(k.Lane, 16);
+        U32? second = null, upper = null;
+        if (!HasWholeStages)
         {
-            k.CopyAsync(scales.At(k.Lane, 16), tile[1].At(at, 1), 16, when: copies);
-            return;
+            Pred hasSecond = (stage * TilesOfStage) + 1 < _columnTiles;
+            second = k.Select<U32>(hasSecond, 16, 0);
+            if (Segments > 1)
+                upper = k.Select<U32>(hasSecond | (k.Lane < ScaleBytes / 32), 16, 0); // the upper lanes have groups of the second tile
         }
 
-        Pred exists = hasSecond | (k.Lane < ScaleBytes / 32); // the upper lanes have groups of the second tile
-        k.CopyAsync(scales.At(k.Lane, 16), tile[1].At(k.Select<U32>(exists, at, 0), 1), 16, k.Select<U32>(exists, 16, 0), copies);
+        k.CopyAsync(pieces, from, 16, when: exists);
+        k.CopyAsync(pieces + PackedMatrix.TileBytes, from + PackedMatrix.TileBytes, 16, second, exists);
+        k.CopyAsync(scales.At(k.Lane, 16), scalesFrom, 16, upper, exists & (k.Lane < ScaleBytes / 16));
     }
 
     // Gated, the even warp has the tiles' rows g, the odd one the rows g + 8.
