@@ -109,13 +109,13 @@ internal sealed class GemmEmission
         using (_k.While(() => left > 0))
         {
             _k.WaitForCopies(_ringStages - (_hasWarpGroups ? 3 : 2));
-            if (_hasWarpGroups && _tiling.IsFenced)
+            if (_hasWarpGroups)
                 _k.FenceAsyncProxy();
             _k.Barrier();
             U32 next = _k.Select(here.Is((_ringStages - 1) * _stageBytes), 0, here + _stageBytes);
             if (_hasWarpGroups)
             {
-                MultiplyGroups(ring, here, () => ahead.Copy(free), _k.Select(left > 1, next, here)); // where no stage follows, there is nothing in its place
+                MultiplyGroups(ring, here, () => ahead.Copy(free), next, left > 1);
             }
             else
             {
@@ -173,7 +173,8 @@ internal sealed class GemmEmission
     /// <param name="here">The stage's slot.</param>
     /// <param name="copy">Starts the copies of a later stage.</param>
     /// <param name="next">The next stage's slot.</param>
-    private void MultiplyGroups(Shared ring, U32 here, Action copy, U32 next)
+    /// <param name="hasNext">Whether there is a next stage. Asking keeps the assembler from decoding it only after all products.</param>
+    private void MultiplyGroups(Shared ring, U32 here, Action copy, U32 next, Pred hasNext)
     {
         U32[][] words = Words(ring, here), scales = Scales(ring, here);
         U32 one = Ones;
@@ -207,7 +208,8 @@ internal sealed class GemmEmission
                 if (end == a.Length && row + PassRows >= _tiling.Rows)
                 {
                     _k.WaitForProducts(StepsOfSegment > _ahead.Length ? 1 : 0); // the first steps' registers are free
-                    DecodeAhead(ring, next);
+                    using (_k.If(hasNext, uniform: true))
+                        DecodeAhead(ring, next);
                 }
 
                 _k.WaitForProducts(0);

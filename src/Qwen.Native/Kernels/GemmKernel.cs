@@ -17,7 +17,7 @@ public abstract class GemmKernel(KernelCache cache, PtxKernel kernel, GemmTiling
 
     /// <summary>The most workspace that any product of up to so many rows needs. It starts as zeros; kernels of one stream may share it.</summary>
     public static long MostWorkspaceBytes(int multiprocessors, int rows = GemmTiling.MostRows) =>
-        GemmEmission.FlagBytes + ((long)multiprocessors * GemmTiling.MostOutputs * GemmTiling.RowsFor(rows) * sizeof(float));
+        GemmEmission.FlagBytes + ((long)multiprocessors * GemmTiling.MostWarps * PackedMatrix.TileOutputs * GemmTiling.RowsFor(rows) * sizeof(float));
 
     /// <summary>Bytes of workspace that a product needs.</summary>
     public long WorkspaceBytes(int outputs, int inputs, int rows)

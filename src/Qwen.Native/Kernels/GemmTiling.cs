@@ -5,18 +5,16 @@ namespace Qwen.Native.Kernels;
 /// <summary>How the blocks of a <see cref="GemmKernel"/> are shaped.</summary>
 /// <param name="Warps">Warps of a block, four of which multiply as one: 8, 12 or 16.</param>
 /// <param name="Rows">Rows of x that a block multiplies at once: 16, 32, 64 or 128.</param>
-/// <param name="Blocks">Blocks that a multiprocessor holds: 1 or 2.</param>
-/// <param name="Runs">Blocks of a product on a multiprocessor: as many as it holds, or one of two, which leaves room for the kernel that comes next.</param>
-/// <param name="IsFenced">
-/// Whether threads that copy x fence it for the warp groups' products, as the PTX memory model has it. The fence may hold back a thread until all its copies are there, which
-/// the device check measures by leaving it out. Nothing else may.
-/// </param>
-public readonly record struct GemmTiling(int Warps, int Rows, int Blocks = 1, int Runs = 1, bool IsFenced = true)
+/// <param name="Blocks">Blocks that a multiprocessor holds: 1 to 3.</param>
+/// <param name="Runs">Blocks of a product on a multiprocessor: as many as it holds, or fewer, which leaves room for the kernel that comes next.</param>
+public readonly record struct GemmTiling(int Warps, int Rows, int Blocks = 1, int Runs = 1)
 {
     /// <summary>The most rows of any.</summary>
     public const int MostRows = 128;
 
-    internal const int MostOutputs = 256;
+    /// <summary>Warps that a multiprocessor has registers for, with few rows.</summary>
+    internal const int MostWarps = 24;
+
     private const int LeastStages = 3, MostStages = 8, ReservedShared = 1 << 10; // of each block
 
     /// <summary>Outputs of a block: a warp has a row tile.</summary>
@@ -33,12 +31,18 @@ public readonly record struct GemmTiling(int Warps, int Rows, int Blocks = 1, in
     /// <param name="mostRows">Most rows that there are registers for with such weights.</param>
     public static GemmTiling For(PtxTarget target, int outputs, int rows, int multiprocessors, int mostRows = MostRows)
     {
-        bool hasWarpGroups = target.Has(PtxFeature.WarpGroupMma), isWide = outputs >= MostOutputs / 2 * multiprocessors;
+        bool hasWarpGroups = target.Has(PtxFeature.WarpGroupMma), isWide = outputs >= 128 * multiprocessors;
         mostRows = Math.Min(mostRows, hasWarpGroups ? MostRows : 64);
         int tileRows = Math.Min(mostRows, RowsFor(rows));
         if (!hasWarpGroups)
             return tileRows == mostRows ? new GemmTiling(8, tileRows) : new GemmTiling(8, tileRows, 2, 2);
-        return tileRows == 128 ? new GemmTiling(isWide ? 12 : 8, tileRows) : isWide ? new GemmTiling(16, tileRows) : new GemmTiling(8, tileRows, 2, 2);
+        return (tileRows, isWide) switch
+        {
+            (128, _) => new GemmTiling(isWide ? 12 : 8, tileRows),
+            (_, false) => new GemmTiling(8, tileRows, 2, 2),
+            (16, true) => new GemmTiling(12, tileRows, 2, 2),
+            _ => new GemmTiling(16, tileRows),
+        };
     }
 
     /// <summary>Rows of a tile for a number of rows.</summary>
@@ -54,12 +58,12 @@ public readonly record struct GemmTiling(int Warps, int Rows, int Blocks = 1, in
     /// <summary>Refuses what no kernel is built for.</summary>
     public void Check(PtxTarget target, int mostRows)
     {
-        if (Warps is not (8 or 12 or 16) || Rows is not (16 or 32 or 64 or 128) || Blocks is not (1 or 2) || Runs < 1 || Runs > Blocks || Rows > mostRows || Warps * Blocks > 16)
+        if (Warps is not (8 or 12 or 16) || Rows is not (16 or 32 or 64 or 128) || Blocks is not (1 or 2 or 3) || Runs < 1 || Runs > Blocks || Rows > mostRows || Warps * Blocks > MostWarps)
             throw new ArgumentOutOfRangeException(nameof(mostRows), mostRows, $"No tiling of these weights: {this}.");
         if (Rows == 128 && (Warps == 16 || !target.Has(PtxFeature.WarpGroupMma)))
             throw new ArgumentOutOfRangeException(nameof(target), target, $"{this} has too many rows.");
     }
 
     /// <summary>For names of kernels.</summary>
-    public override string ToString() => $"{Warps}x{Rows}{(Blocks == 1 ? "" : $"_{Runs}of{Blocks}")}{(IsFenced ? "" : "_unfenced")}";
+    public override string ToString() => $"{Warps}x{Rows}{(Blocks == 1 ? "" : $"_{Runs}of{Blocks}")}";
 }

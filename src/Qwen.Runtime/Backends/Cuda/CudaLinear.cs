@@ -133,7 +133,7 @@ internal sealed class DenseLinear(int inputs, int outputs, DevicePointer weights
 
     public override void Multiply(CudaOps ops, DevicePointer x, DevicePointer y, ElementType result, int rows, bool accumulate, in FusedNormArguments norm = default)
     {
-        if (rows <= ops.MostFewRows)
+        if (rows <= DenseGemvKernel.MostTokens)
         {
             MultiplyFew(ops, new DenseProduct(ops.Type, ops.Type, result, Accumulate: accumulate), Weights, default, x, y, rows, norm);
             return;
