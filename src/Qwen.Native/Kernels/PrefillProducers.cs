@@ -1,4 +1,3 @@
-using System.Numerics;
 using Qwen.Native.Device;
 using Qwen.Native.Ptx;
 
@@ -7,7 +6,7 @@ namespace Qwen.Native.Kernels;
 /// <summary>The warp group of <see cref="PrefillWarpGroups"/> that brings keys and values from the paged cache.</summary>
 internal sealed class PrefillProducers
 {
-    private const int Threads = 128, PanelColumns = 64, BarrierId = 5; // 1 to 4 are the consumers'
+    private const int Threads = 128, PanelColumns = 64;
 
     private readonly PtxBuilder _k;
     private readonly AttentionShape _shape;
@@ -82,79 +81,124 @@ internal sealed class PrefillProducers
     }
 
     /// <summary>
-    /// Bytes, by all threads: keys of tile t, then values of tile t - 1, loaded to registers a round before they are converted. A thread has sixteen columns of rows so far apart
-    /// that the threads between them have all of those. Eight lanes store neighbouring rows' chunks of one panel, in different banks.
+    /// Bytes, by all threads: keys of tile t, then values of tile t - 1, loaded to registers while others are converted. A thread has sixteen columns of the lower half of the
+    /// head, and those that rotate with them, of rows so far apart that the threads between them have all of those. Eight lanes store neighbouring rows' chunks of one panel, in different banks.
     /// </summary>
     private void Convert(Action<Action<PrefillBlock>> forEach)
     {
-        U32 chunk = (_k.Thread & 3) + (((_k.Thread >> 3) & (_panels - 1)) * 4), row = ((_k.Thread >> 2) & 1) + ((_k.Thread >> (3 + BitOperations.Log2((uint)_panels))) * 2);
-        int rowsAtOnce = Threads / (4 * _panels), perThread = _positions / rowsAtOnce;
-        (U32[] Words, F32 Scale)[][] codes = [.. Enumerable.Range(0, 2).Select(_ => Enumerable.Range(0, perThread).Select(_ => (Enumerable.Range(0, 4).Select(_ => _k.Variable<U32>()).ToArray(), _k.Variable<F32>())).ToArray())];
+        int chunks = _shape.HeadDim / 32, rowsAtOnce = Threads / chunks; // chunks of bytes in half a head
+        U32 chunk = _k.Thread % chunks, row = _k.Thread / chunks;
+        Bytes[][] bytes = [.. Enumerable.Range(0, 2).Select(_ => Enumerable.Range(0, _positions / rowsAtOnce).Select(_ => new Bytes(Variables<U32>(4), Variables<U32>(4), _k.Variable<F32>())).ToArray())];
+        F32[] bias = Variables<F32>(32);
         (Global Codes, Global Scales)[] from = [(_arguments.Keys, _arguments.KeyScales), (_arguments.Values, _arguments.ValueScales)];
         MatrixLayout layout = _stages.Layout;
-        Shared[][] to = [.. Enumerable.Range(0, 2).Select(kind => (Shared[])[_stages.First(kind) + layout.Offset(row, chunk * 2), _stages.First(kind) + layout.Offset(row, (chunk * 2) + 1)])];
+        // Chunks of operands: two of the lower half, two of the upper one, which is the next panel where a head has two.
+        Shared[] lowerAt = [At(0), At(1)], upperAt = _panels == 2 ? [.. lowerAt.Select(at => at + layout.PanelBytes)] : [At(4), At(5)];
+        Shared[] to = [.. lowerAt, .. upperAt];
+        int kindBytes = _stages.KindBytes;
         U32 tile = _k.Variable<U32>(0), position = _k.Variable<U32>();
-        bool loadsAhead = !_shape.HasKeyBias; // values, whose registers keys and their bias need
         forEach(work =>
         {
             U32 start = work.From / _positions * _positions;
             _k.Set(position, start);
-            Load(work, 0, position);
-            if (loadsAhead)
-                Load(work, 1, position);
             if (_shape.HasKeyBias)
             {
-                _k.Barrier(BarrierId, Threads); // the bias of the head before is used up
-                _conversions[0].LoadBias(work.Head, _k.Thread, Threads);
-                _k.Barrier(BarrierId, Threads);
+                Load(work, 0, position, 0);
+            }
+            else
+            {
+                LoadAll(work, 0, position);
+                LoadAll(work, 1, position);
             }
 
+            _conversions[0].LoadBias(bias, work.Head, chunk);
             using (_k.While(() => position <= work.Last + _positions))
             {
                 using (_k.If(position <= work.Last, uniform: true))
                 {
-                    Store(work, 0, tile, position);
-                    Load(work, 0, position + _positions);
+                    if (_shape.HasKeyBias)
+                    {
+                        StoreOneByOne(work, tile);
+                    }
+                    else
+                    {
+                        Store(work, 0, tile);
+                        LoadAll(work, 0, position + _positions);
+                    }
+
                     _k.AddInto(tile, 1);
                 }
 
                 using (_k.If(position.IsNot(start), uniform: true))
                 {
                     U32 ofValues = tile - _k.Select<U32>(position <= work.Last, 2, 1);
-                    if (!loadsAhead)
-                        Load(work, 1, position - _positions);
-                    Store(work, 1, ofValues, position - _positions);
-                    if (loadsAhead)
-                        Load(work, 1, position);
+                    if (_shape.HasKeyBias)
+                        LoadAll(work, 1, position - _positions);
+                    Store(work, 1, ofValues);
+                    if (!_shape.HasKeyBias)
+                        LoadAll(work, 1, position);
                 }
 
                 _k.AddInto(position, _positions);
             }
         });
 
-        void Load(PrefillBlock work, int kind, U32 first)
+        void LoadAll(PrefillBlock work, int kind, U32 first)
         {
-            for (int i = 0; i < perThread; i++)
-            {
-                U32 at = work.InRange(first + row + (i * rowsAtOnce)), vector = work.Vector(at, work.BlockOf(at));
-                _k.LoadInto<U32>(codes[kind][i].Words, from[kind].Codes.At(vector, _shape.RowBytes).At(chunk, 16));
-                if (_shape.Cache == ElementType.S8)
-                    _k.LoadInto<F32>([codes[kind][i].Scale], from[kind].Scales.At(vector, sizeof(float)));
-            }
+            for (int i = 0; i < bytes[kind].Length; i++)
+                Load(work, kind, first + (i * rowsAtOnce), i);
         }
 
-        void Store(PrefillBlock work, int kind, U32 of, U32 first)
+        void Load(PrefillBlock work, int kind, U32 first, int to)
+        {
+            U32 at = work.InRange(first + row), vector = work.Vector(at, work.BlockOf(at));
+            Global codes = from[kind].Codes.At(vector, _shape.RowBytes).At(chunk, 16);
+            _k.LoadInto<U32>(bytes[kind][to].Lower, codes);
+            _k.LoadInto<U32>(bytes[kind][to].Upper, codes + (_shape.HeadDim / 2));
+            if (_shape.Cache == ElementType.S8)
+                _k.LoadInto<F32>([bytes[kind][to].Scale], from[kind].Scales.At(vector, sizeof(float)));
+        }
+
+        void Store(PrefillBlock work, int kind, U32 of)
         {
             _stages.WaitForRoom(kind, of);
             U32 further = _stages.Further(of);
-            for (int i = 0; i < perThread; i++)
-            {
-                U32[] operands = _conversions[kind].Operands(codes[kind][i].Words, codes[kind][i].Scale, chunk, work.InRange(first + row + (i * rowsAtOnce)));
-                for (int half = 0; half < 2; half++)
-                    _k.StoreVector<U32>(to[kind][half] + further + (i * rowsAtOnce * layout.PanelWidth), operands.AsSpan(4 * half, 4));
-            }
-
+            for (int i = 0; i < bytes[kind].Length; i++)
+                StoreRow(kind, bytes[kind][i], 0, further, i * rowsAtOnce * layout.PanelWidth);
             _stages.Publish(kind, of);
         }
+
+        // Keys with their bias, in a loop of the device, one row ahead: the compiler would load the rotations of all rows before it converts the first.
+        void StoreOneByOne(PrefillBlock work, U32 of)
+        {
+            _stages.WaitForRoom(0, of);
+            Bytes these = bytes[0][0], next = bytes[0][1];
+            using (_k.For(0, (U32)_positions, rowsAtOnce, out U32 i))
+            {
+                Load(work, 0, position + i + rowsAtOnce, 1);
+                StoreRow(0, these, work.InRange(position + i + row), _stages.Further(of) + (i * layout.PanelWidth), 0);
+                foreach ((U32 to, U32 value) in these.Lower.Concat(these.Upper).Zip(next.Lower.Concat(next.Upper)))
+                    _k.Set(to, value);
+                if (_shape.Cache == ElementType.S8)
+                    _k.Set(these.Scale, next.Scale);
+            }
+
+            _stages.Publish(0, of);
+        }
+
+        void StoreRow(int kind, Bytes these, U32 at, U32 further, int more)
+        {
+            (U32[] lower, U32[] upper) = _conversions[kind].Operands(these.Lower, these.Upper, these.Scale, bias, chunk, at);
+            for (int part = 0; part < 4; part++)
+                _k.StoreVector<U32>(to[part] + further + ((kind * kindBytes) + more), (part < 2 ? lower : upper).AsSpan(4 * (part % 2), 4));
+        }
+
+        Shared At(int further) => _stages.First(0) + layout.Offset(row, (chunk * 2) + further);
+
+        T[] Variables<T>(int count)
+            where T : struct, IRegister<T> => [.. Enumerable.Range(0, count).Select(_ => _k.Variable<T>())];
     }
+
+    // Sixteen columns of the lower half, those that rotate with them, and their scale.
+    private sealed record Bytes(U32[] Lower, U32[] Upper, F32 Scale);
 }

@@ -31,8 +31,11 @@ internal sealed class PrefillStages
     /// <summary>Of a tile.</summary>
     public MatrixLayout Layout { get; }
 
+    /// <summary>Bytes of all stages of a kind.</summary>
+    public int KindBytes => Count * Layout.Bytes;
+
     /// <summary>Where the first stage of a kind begins.</summary>
-    public Shared First(U32 kind) => _tiles.At(kind, Count * Layout.Bytes);
+    public Shared First(U32 kind) => _tiles.At(kind, KindBytes);
 
     /// <summary>How far behind that a tile is.</summary>
     public U32 Further(U32 tile) => tile % Count * Layout.Bytes;
