@@ -11,7 +11,6 @@ internal sealed class PrefillProducers
     private readonly PtxBuilder _k;
     private readonly AttentionShape _shape;
     private readonly AttentionArguments _arguments;
-    private readonly PrefillStages _stages;
     private readonly int _positions, _panels;
     private readonly PrefillConversion[] _conversions = []; // of keys and values
 
@@ -25,7 +24,7 @@ internal sealed class PrefillProducers
     {
         (_k, _shape, _arguments, _positions, _panels) = (k, shape, arguments, positions, shape.HeadDim / PanelColumns);
         bool copies = shape.Cache.Bytes() == 2;
-        _stages = Stages = new PrefillStages(k, new MatrixLayout(positions, shape.HeadDim * sizeof(ushort)), copies ? Threads / 2 : Threads, consumers);
+        Stages = new PrefillStages(k, new MatrixLayout(positions, shape.HeadDim * sizeof(ushort)), copies ? Threads / 2 : Threads, consumers);
         if (!copies)
             _conversions = [new(k, shape, arguments, areKeys: true), new(k, shape, arguments, areKeys: false)];
     }
@@ -47,9 +46,9 @@ internal sealed class PrefillProducers
     private void Copy(Action<Action<PrefillBlock>> forEach)
     {
         U32 kind = _k.Warp >> 1, thread = _k.Thread % (Threads / 2), row = thread >> 3, chunk = thread & 7;
-        MatrixLayout layout = _stages.Layout;
+        MatrixLayout layout = Stages.Layout;
         Global from = new Global(_k.Select(kind.Is(0), _arguments.Keys.Base, _arguments.Values.Base)).At(chunk, 16);
-        Shared to = _stages.First(kind) + layout.Offset(row, chunk);
+        Shared to = Stages.First(kind) + layout.Offset(row, chunk);
         U32 tile = _k.Variable<U32>(0);
         forEach(work =>
         {
@@ -59,8 +58,8 @@ internal sealed class PrefillProducers
 
         void CopyTile(PrefillBlock work, U32 position)
         {
-            _stages.WaitForRoom(kind, tile);
-            Shared tileAt = to + _stages.Further(tile);
+            Stages.WaitForRoom(kind, tile);
+            Shared tileAt = to + Stages.Further(tile);
             for (int sixteen = 0; sixteen < _positions; sixteen += 16)
             {
                 // Positions 16 apart have blocks of their own, those in between don't.
@@ -75,7 +74,7 @@ internal sealed class PrefillProducers
 
             _k.CommitCopies();
             _k.WaitForCopies(0);
-            _stages.Publish(kind, tile);
+            Stages.Publish(kind, tile);
             _k.AddInto(tile, 1);
         }
     }
@@ -91,11 +90,11 @@ internal sealed class PrefillProducers
         Bytes[][] bytes = [.. Enumerable.Range(0, 2).Select(_ => Enumerable.Range(0, _positions / rowsAtOnce).Select(_ => new Bytes(Variables<U32>(4), Variables<U32>(4), _k.Variable<F32>())).ToArray())];
         F32[] bias = Variables<F32>(32);
         (Global Codes, Global Scales)[] from = [(_arguments.Keys, _arguments.KeyScales), (_arguments.Values, _arguments.ValueScales)];
-        MatrixLayout layout = _stages.Layout;
+        MatrixLayout layout = Stages.Layout;
         // Chunks of operands: two of the lower half, two of the upper one, which is the next panel where a head has two.
         Shared[] lowerAt = [At(0), At(1)], upperAt = _panels == 2 ? [.. lowerAt.Select(at => at + layout.PanelBytes)] : [At(4), At(5)];
         Shared[] to = [.. lowerAt, .. upperAt];
-        int kindBytes = _stages.KindBytes;
+        int kindBytes = Stages.KindBytes;
         U32 tile = _k.Variable<U32>(0), position = _k.Variable<U32>();
         forEach(work =>
         {
@@ -161,29 +160,29 @@ internal sealed class PrefillProducers
 
         void Store(PrefillBlock work, int kind, U32 of)
         {
-            _stages.WaitForRoom(kind, of);
-            U32 further = _stages.Further(of);
+            Stages.WaitForRoom(kind, of);
+            U32 further = Stages.Further(of);
             for (int i = 0; i < bytes[kind].Length; i++)
                 StoreRow(kind, bytes[kind][i], 0, further, i * rowsAtOnce * layout.PanelWidth);
-            _stages.Publish(kind, of);
+            Stages.Publish(kind, of);
         }
 
         // Keys with their bias, in a loop of the device, one row ahead: the compiler would load the rotations of all rows before it converts the first.
         void StoreOneByOne(PrefillBlock work, U32 of)
         {
-            _stages.WaitForRoom(0, of);
+            Stages.WaitForRoom(0, of);
             Bytes these = bytes[0][0], next = bytes[0][1];
             using (_k.For(0, (U32)_positions, rowsAtOnce, out U32 i))
             {
                 Load(work, 0, position + i + rowsAtOnce, 1);
-                StoreRow(0, these, work.InRange(position + i + row), _stages.Further(of) + (i * layout.PanelWidth), 0);
+                StoreRow(0, these, work.InRange(position + i + row), Stages.Further(of) + (i * layout.PanelWidth), 0);
                 foreach ((U32 to, U32 value) in these.Lower.Concat(these.Upper).Zip(next.Lower.Concat(next.Upper)))
                     _k.Set(to, value);
                 if (_shape.Cache == ElementType.S8)
                     _k.Set(these.Scale, next.Scale);
             }
 
-            _stages.Publish(0, of);
+            Stages.Publish(0, of);
         }
 
         void StoreRow(int kind, Bytes these, U32 at, U32 further, int more)
@@ -193,7 +192,7 @@ internal sealed class PrefillProducers
                 _k.StoreVector<U32>(to[part] + further + ((kind * kindBytes) + more), (part < 2 ? lower : upper).AsSpan(4 * (part % 2), 4));
         }
 
-        Shared At(int further) => _stages.First(0) + layout.Offset(row, (chunk * 2) + further);
+        Shared At(int further) => Stages.First(0) + layout.Offset(row, (chunk * 2) + further);
 
         T[] Variables<T>(int count)
             where T : struct, IRegister<T> => [.. Enumerable.Range(0, count).Select(_ => _k.Variable<T>())];

@@ -59,7 +59,8 @@ public sealed partial class PtxBuilder
 
     /// <summary>
     /// Gives registers of a warp group back, or waits for them to come free and takes them: so many a thread, a multiple of 8 from 24 to 256. The kernel must be
-    /// built for one block a multiprocessor, and each warp group must get here once, in a branch of its own.
+    /// built for so many blocks a multiprocessor, and each warp group must get here once, in a branch of its own. All together may take what the block began with:
+    /// a multiprocessor's 65536 over its threads, rounded down to a multiple of 8 a thread. With more, some wait for ever.
     /// </summary>
     public void SetRegisters(int count, bool more)
     {
