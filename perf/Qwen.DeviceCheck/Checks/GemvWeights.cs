@@ -39,6 +39,9 @@ internal abstract class GemvWeights
     /// <summary>Bytes of a unit of a row tile in a ring.</summary>
     public abstract int UnitBytes { get; }
 
+    /// <summary>Whether a kernel without rings is a candidate.</summary>
+    public virtual bool MayUseRegisters => false;
+
     public abstract GemvTiling Tiling(LayerPart part, DeviceInfo device);
 
     /// <summary>Has the engine take a tiling for such a matrix, or its own.</summary>
@@ -92,6 +95,8 @@ internal abstract class GemvWeights
 
     private sealed class DenseWeights(ElementType type, MatmulScale scale) : GemvWeights
     {
+        public override bool MayUseRegisters => true;
+
         public override int UnitBytes => DenseGemvKernel.UnitBytes(new DenseProduct(type, ElementType.BF16, ElementType.BF16, scale));
 
         public override long Bytes(LayerPart part) => (long)part.Outputs * part.Inputs * type.Bytes();

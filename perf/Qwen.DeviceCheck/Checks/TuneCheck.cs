@@ -123,6 +123,8 @@ internal sealed class TuneCheck : ICheck
         (int Warps, int Blocks)[] shapes = many ? [(4, 3), (4, 4), (4, 5), (4, 6), (4, 8), (8, 2), (8, 3), (8, 4)] : [(4, 5), (4, 6), (4, 8), (8, 2), (8, 3), (8, 4), (16, 1), (16, 2)];
         foreach ((int warps, int blocks) in shapes)
         {
+            if (weights.MayUseRegisters && warps * blocks == 16)
+                yield return new GemvTiling(part.Gated ? 2 : 1, warps, 0, blocks);
             foreach (int slots in (int[])[3, 4, 5, 6, 8])
             {
                 var tiling = new GemvTiling(part.Gated ? 2 : 1, warps, slots, blocks, Turns: warps * blocks <= 20 ? 2 : 1);
@@ -134,7 +136,7 @@ internal sealed class TuneCheck : ICheck
     }
 
     /// <summary>What differs little from the best.</summary>
-    private static IEnumerable<GemvTiling> Neighbours(GemvTiling tiling) =>
+    private static IEnumerable<GemvTiling> Neighbours(GemvTiling tiling) => tiling.Slots == 0 ? [] :
     [
         tiling with { Turns = 3 - tiling.Turns }, tiling with { Slots = Math.Max(2, tiling.Slots - 1) }, tiling with { Slots = tiling.Slots + 1 },
         tiling with { Blocks = tiling.Blocks - 1 + (tiling.Blocks == 1 ? 2 : 0) }, tiling with { Rows = 2 }, tiling with { Rows = 3 },

@@ -31,9 +31,13 @@ public sealed class DenseGemvKernel(KernelCache cache, DenseProduct product, Gem
     public static PtxKernel Build(PtxTarget target, DenseProduct product, GemvTiling tiling)
     {
         product.Check();
-        GemvTiling.Check(tiling, product.Gated);
+        GemvTiling.Check(tiling, product.Gated, mayUseRegisters: true);
         var k = new PtxBuilder(target, $"dense_gemv_{product}_{tiling}", tiling.Warps * 32, tiling.Blocks);
-        new Body(k, product, tiling).Emit();
+        var body = new Body(k, product, tiling);
+        if (tiling.Slots == 0)
+            body.EmitWithRegisters();
+        else
+            body.Emit();
         return k.Build();
     }
 
@@ -104,15 +108,7 @@ public sealed class DenseGemvKernel(KernelCache cache, DenseProduct product, Gem
                     LoadX(x[turn], half, token, ring.First(turn), member, bytesOfToken);
             }
 
-            var epilogue = new GemvEpilogue(k, tiling, product.Gated, product.Result, _y, _results, _tokens)
-            {
-                Norm = _norm,
-                Scale = product.Scale is MatmulScale.Row or MatmulScale.Tensor
-                    ? (output, exists) => k.Load<F32>(product.Scale == MatmulScale.Row ? _scales.At(output, sizeof(float)) : _scales, CacheHint.ReadOnly, exists)
-                    : null,
-                Bias = product.Bias ? (output, exists) => k.Load<F32>(_bias.At(output, sizeof(float)), CacheHint.ReadOnly, exists) : null,
-                Accumulate = product.Accumulate,
-            };
+            GemvEpilogue epilogue = Epilogue();
             _norm.LoadInverses(_tokens, _inputs);
             F32[][] sums = [.. Enumerable.Range(0, _rowTiles).Select(_ => Zeros())];
             using (ring.Rows(out U32 rowGroup))
@@ -123,6 +119,105 @@ public sealed class DenseGemvKernel(KernelCache cache, DenseProduct product, Gem
                 foreach (F32 sum in sums.SelectMany(sum => sum))
                     k.Set(sum, 0f);
             }
+        }
+
+        private GemvEpilogue Epilogue() => new GemvEpilogue(k, tiling, product.Gated, product.Result, _y, _results, _tokens)
+        {
+            Norm = _norm,
+            Scale = product.Scale is MatmulScale.Row or MatmulScale.Tensor
+                ? (output, exists) => k.Load<F32>(product.Scale == MatmulScale.Row ? _scales.At(output, sizeof(float)) : _scales, CacheHint.ReadOnly, exists)
+                : null,
+            Bias = product.Bias ? (output, exists) => k.Load<F32>(_bias.At(output, sizeof(float)), CacheHint.ReadOnly, exists) : null,
+            Accumulate = product.Accumulate,
+        };
+
+        /// <summary>Without a ring: 8 KB of weights a warp go straight to registers, all of them before they are multiplied.</summary>
+        public void EmitWithRegisters()
+        {
+            int ahead = 4 / _rowTiles, stepBytes = k.Warps * UnitRowBytes;
+            U32 group = k.Lane >> 2, member = k.Lane & 3;
+            U32 rowBytes = _inputs * product.Weights.Bytes(), units = (rowBytes + (UnitRowBytes - 1)) / UnitRowBytes, at = k.Variable((k.Warp * UnitRowBytes) + (member * 16)); // this lane's bytes in a row
+            Global[] rows = [.. Enumerable.Range(0, _rowTiles * 2).Select(i => Moving(_weights.At(Row(i / 2, First(k.BlockX, i / 2) + group + (i % 2 * 8)), rowBytes) + k.Widen(at)))];
+            Global[] scales = [.. Enumerable.Range(0, HasBlockScales ? _rowTiles : 0).Select(i => Moving(_scales.At((Row(i, First(k.BlockX, i)) / 128 * ((((_inputs + 127) / 128) + 3) & ~3u)) + k.Warp, sizeof(float))))];
+            U32[][] words = [.. Enumerable.Range(0, ahead * rows.Length * 2).Select(_ => Enumerable.Range(0, 4).Select(_ => k.Variable<U32>(0)).ToArray())]; // slot, row, half
+            for (int slot = 0; slot < ahead; slot++)
+                LoadWeights(slot, slot);
+            k.LetNextKernelStart();
+            k.WaitForPreviousKernel();
+
+            U32 bytesOfToken = k.Select<U32>(group < _tokens, rowBytes, 0);
+            Global token = Moving(_x.At(k.Min(group, _tokens - 1), _inputs * 2).At(at, _xBytes));
+            GemvEpilogue epilogue = Epilogue();
+            _norm.LoadInverses(_tokens, _inputs);
+            GemvEpilogue.Terms[] terms = epilogue.Load(k.BlockX);
+            F32[][] sums = [.. Enumerable.Range(0, _rowTiles).Select(_ => Zeros())];
+            U32 unit = k.Variable(k.Warp);
+            using (k.While(() => unit < units))
+            {
+                for (int slot = 0; slot < ahead; slot++)
+                {
+                    U32[][] x = [.. Enumerable.Range(0, 2).Select(half =>
+                    {
+                        int offset = (slot * stepBytes) + (half * 64);
+                        Pred exists = at + offset < bytesOfToken;
+                        return Enumerable.Range(0, _xBytes).SelectMany(i => k.LoadVector<U32>(token + ((offset * _xBytes) + (i * 16)), 4, when: exists)).ToArray();
+                    })];
+                    using (k.If(unit + (slot * k.Warps) < units, uniform: true))
+                    {
+                        F32[] ofBlock = [.. scales.Select(from => k.Load<F32>(from + (slot * k.Warps * sizeof(float)), CacheHint.ReadOnly))];
+                        F32[][] products = [.. sums.Select(sum => HasBlockScales ? Zeros() : sum)];
+                        for (int half = 0; half < 2; half++)
+                        {
+                            for (int i = 0; i < _rowTiles; i++)
+                            {
+                                U32[] low = Decode(words[(((slot * rows.Length) + (i * 2)) * 2) + half]), high = Decode(words[(((slot * rows.Length) + (i * 2) + 1) * 2) + half]);
+                                for (int word = 0; word < low.Length; word += 2)
+                                    k.Mma(product.Activations, products[i], [low[word], high[word], low[word + 1], high[word + 1]], x[half].AsSpan(word, 2));
+                            }
+                        }
+
+                        for (int i = 0; i < ofBlock.Length; i++)
+                        {
+                            for (int c = 0; c < 4; c++)
+                                k.FmaInto(sums[i][c], ofBlock[i], products[i][c]);
+                        }
+                    }
+
+                    LoadWeights(slot, slot + ahead);
+                }
+
+                k.Set(unit, unit + (ahead * k.Warps));
+                k.Set(at, at + (ahead * stepBytes));
+                Advance(token, ahead * stepBytes * _xBytes);
+                foreach (Global row in rows)
+                    Advance(row, ahead * stepBytes);
+                foreach (Global scale in scales)
+                    Advance(scale, ahead * k.Warps * sizeof(float));
+            }
+
+            epilogue.Store(k.BlockX, sums, terms);
+
+            void LoadWeights(int slot, int step)
+            {
+                for (int i = 0; i < rows.Length * 2; i++)
+                {
+                    int offset = (step * stepBytes) + (i % 2 * 64);
+                    k.LoadInto<U32>(words[(slot * rows.Length * 2) + i], rows[i / 2] + offset, CacheHint.ReadOnce, at + offset < rowBytes);
+                }
+            }
+
+            Global Moving(Global address) => address with { Base = k.Variable(address.Base) };
+
+            void Advance(Global address, int bytes) => k.Set(address.Base, address.Base + (ulong)bytes);
+        }
+
+        private U32 First(U32 rowGroup, int tile) => product.Gated ? rowGroup * GemvTiling.TileOutputs : (rowGroup * (_rowTiles * GemvTiling.TileOutputs)) + (tile * GemvTiling.TileOutputs);
+
+        /// <summary>The row of W that an output of a tile is: the last, where there is no such output.</summary>
+        private U32 Row(int tile, U32 output)
+        {
+            U32 row = k.Min(output, _results - 1);
+            return product.Gated && tile == 1 ? row + _results : row;
         }
 
         private WarpRing Ring(U32 group, U32 member, U32 rowBytes, U32 units)
@@ -136,9 +231,9 @@ public sealed class DenseGemvKernel(KernelCache cache, DenseProduct product, Gem
                 StartRow = () =>
                 {
                     for (int i = 0; i < rows.Length; i++)
-                        k.Set(rows[i].Base, _weights.At(Row(i / 2, First(i / 2) + group + (i % 2 * 8)), rowBytes).At(member, 16).Base);
+                        k.Set(rows[i].Base, _weights.At(Row(i / 2, First(ring.FillGroup, i / 2) + group + (i % 2 * 8)), rowBytes).At(member, 16).Base);
                     for (int i = 0; i < scales.Length; i++)
-                        k.Set(scales[i].Base, _scales.At(Row(i, First(i)) / 128 * ((((_inputs + 127) / 128) + 3) & ~3u), sizeof(float)).Base);
+                        k.Set(scales[i].Base, _scales.At(Row(i, First(ring.FillGroup, i)) / 128 * ((((_inputs + 127) / 128) + 3) & ~3u), sizeof(float)).Base);
                 },
                 Copy = (slot, exists) =>
                 {
@@ -157,14 +252,6 @@ public sealed class DenseGemvKernel(KernelCache cache, DenseProduct product, Gem
                         k.CopyAsync(slot + ((_rowTiles * 4 * PieceBytes) + (i * 16)), scales[i].At(ring.FillUnit, sizeof(float)), sizeof(float), when: exists & k.Lane.Is(0));
                 },
             };
-
-            U32 First(int tile) => product.Gated ? ring.FillGroup * GemvTiling.TileOutputs : (ring.FillGroup * (_rowTiles * GemvTiling.TileOutputs)) + (tile * GemvTiling.TileOutputs);
-
-            U32 Row(int tile, U32 output)
-            {
-                U32 row = k.Min(output, _results - 1);
-                return product.Gated && tile == 1 ? row + _results : row;
-            }
         }
 
         /// <summary>The token's values for a lane's weights of half a unit: 8 or 16. Past their end they keep what they had, of the same token: there weights are zeros.</summary>

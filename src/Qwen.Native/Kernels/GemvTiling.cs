@@ -5,7 +5,7 @@ namespace Qwen.Native.Kernels;
 /// <summary>How the blocks of a product of few tokens cover a matrix: a block's warps share a row of tiles, or two.</summary>
 /// <param name="RowTiles">Tiles of 16 outputs that a warp multiplies at once: 1 or 2 (always 2 where the product is gated: one of the gate, one of the up projection).</param>
 /// <param name="Warps">Warps that share a row: 4, 8 or 16.</param>
-/// <param name="Slots">Units of a warp's ring: all but one are under way.</param>
+/// <param name="Slots">Units of a warp's ring: all but one are under way. 0: no ring, weights go straight to registers (dense weights only).</param>
 /// <param name="Blocks">Blocks that a multiprocessor shall hold, the next kernel's included: it bounds registers.</param>
 /// <param name="Turns">Units whose x a warp has in registers: 1 or 2.</param>
 /// <param name="Rows">Rows that a block takes, one after the other.</param>
@@ -63,8 +63,10 @@ public readonly record struct GemvTiling(int RowTiles, int Warps, int Slots, int
     internal int Grid(int groups) => (groups + Rows - 1) / Rows;
 
     /// <summary>Refuses what no kernel is built for.</summary>
-    internal static void Check(GemvTiling tiling, bool gated)
+    internal static void Check(GemvTiling tiling, bool gated, bool mayUseRegisters = false)
     {
+        if (mayUseRegisters && tiling is { Slots: 0, Rows: 1 })
+            tiling = tiling with { Slots = LeastSlots };
         if (tiling.RowTiles != 2 && (tiling.RowTiles != 1 || gated))
             throw new ArgumentOutOfRangeException(nameof(tiling), tiling.RowTiles, "row tiles must be 1 or 2, and 2 where the product is gated.");
         if (tiling.Warps is not (4 or 8 or 16))

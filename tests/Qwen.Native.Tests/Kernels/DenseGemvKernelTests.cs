@@ -51,7 +51,10 @@ public sealed class DenseGemvKernelTests
     {
         using var machine = new KernelMachine();
         foreach (int rowTiles in (int[])[1, 2])
+        {
             Check(machine, new DenseProduct(ElementType.BF16, ElementType.BF16, ElementType.F32), new GemvTiling(rowTiles, 4, 3, 1), outputs, inputs, tokens);
+            Check(machine, new DenseProduct(ElementType.BF16, ElementType.BF16, ElementType.F32), new GemvTiling(rowTiles, 4, 0, 4), outputs, inputs, tokens);
+        }
     }
 
     [Theory]
@@ -118,6 +121,8 @@ public sealed class DenseGemvKernelTests
     private static GemvTiling Tiling(Random random, int rowTiles)
     {
         int warps = 4 << random.Next(3);
+        if (random.Next(4) == 0)
+            return new GemvTiling(rowTiles, warps, 0, 16 / warps);
         return new GemvTiling(rowTiles, warps, random.Next(2, Math.Max(3, Math.Min(7, 48 / warps / rowTiles))), random.Next(1, 3), random.Next(1, 4), random.Next(1, 4)); // 2 KB a unit and row tile, up to 128 KB
     }
 
