@@ -99,7 +99,7 @@ internal sealed class PackedGemmCheck : ICheck
         (32, true) => [new(16, 32), new(8, 32, 2, 2), new(12, 32)],
         (32, false) => [new(8, 32, 2, 2), new(8, 32), new(16, 32)],
         (64, true) => [new(16, 64), new(12, 64), new(8, 64, 2, 2)],
-        (64, false) => [new(8, 64, 2, 2), new(8, 64), new(16, 64)],
+        (64, false) => [new(8, 64), new(8, 64, 2, 2), new(16, 64)],
         (_, true) => [new(12, 128), new(8, 128)],
         _ => [new(8, 128), new(12, 128)],
     };

@@ -39,6 +39,7 @@ public readonly record struct GemmTiling(int Warps, int Rows, int Blocks = 1, in
         return (tileRows, isWide) switch
         {
             (128, _) => new GemmTiling(isWide ? 12 : 8, tileRows),
+            (64, false) => new GemmTiling(8, tileRows),
             (_, false) => new GemmTiling(8, tileRows, 2, 2),
             (16, true) => new GemmTiling(12, tileRows, 2, 2),
             _ => new GemmTiling(16, tileRows),
