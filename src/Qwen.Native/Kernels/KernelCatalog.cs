@@ -97,10 +97,12 @@ public static class KernelCatalog
                 ];
                 foreach ((DenseProduct product, int outputs) in products) // the number of warps is in constants only
                     yield return DenseGemvKernel.Build(target, type == ElementType.BF16 ? product with { Norm = NormOf(product.Result, product.Accumulate) } : product, DenseGemvKernel.TilingFor(product, outputs, 3584, _h200));
-                foreach (GemmTiling tiling in GemmTilings(target, GemmTiling.MostRows, all: scale == MatmulScale.None).Distinct())
+                if (scale == MatmulScale.None)
+                    continue; // the matrix library's
+                foreach (GemmTiling tiling in GemmTilings(target, mostRows: 64, all: scale == MatmulScale.Row).Distinct())
                 {
                     yield return DenseGemmKernel.Build(target, new DenseProduct(weights, type, ElementType.F32, scale, Accumulate: true), tiling);
-                    if (tiling == GemmTiling.For(target, 1 << 20, tiling.Rows, 132))
+                    if (tiling == GemmTiling.For(target, 1 << 20, tiling.Rows, 132, mostRows: 64))
                         yield return DenseGemmKernel.Build(target, new DenseProduct(weights, type, type, scale, Gated: true), tiling);
                 }
             }
