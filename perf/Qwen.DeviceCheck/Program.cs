@@ -3,16 +3,18 @@ using Qwen.DeviceCheck;
 using Qwen.DeviceCheck.Checks;
 using Qwen.Native;
 using Qwen.Native.Device;
+using Qwen.Native.Kernels;
 using Qwen.Runtime.Backends;
 
-// Qwen.DeviceCheck FOLDER [--device N] [--only NAME,NAME] [--models A,B] [--batches N,N] [--contexts N,N] [--stages N,N] [--carveout N] [--unverified]
+// Qwen.DeviceCheck FOLDER [--device N] [--only NAME,NAME] [--models A,B] [--batches N,N] [--contexts N,N] [--attention WxS,WxS] [--carveout N] [--unverified]
 // Verifies on a real GPU what a machine without one can't, and measures. Exits with 0 if all is right, 1 if something is not, 2 for wrong
 // arguments, 3 where there is no GPU.
 string? folder = null, only = null;
 int index = 0;
 bool verify = true; // --unverified: only times are wanted, of what another run has verified
 string[] models = ["synthetic:qwen2.5-0.5b:bf16", "synthetic:qwen2.5-7b:bf16", "synthetic:qwen2.5-7b:fp8", "synthetic:qwen2.5-7b:awq"];
-int[] batches = [1, 8, 32, 256], contexts = [512, 8192], stages = [];
+int[] batches = [1, 8, 32, 256], contexts = [512, 8192];
+DecodeTiling[] attention = [];
 for (int i = 0; i < args.Length; i++)
 {
     if (args[i] == "--device" && i + 1 < args.Length && int.TryParse(args[i + 1], NumberStyles.None, CultureInfo.InvariantCulture, out index))
@@ -25,8 +27,8 @@ for (int i = 0; i < args.Length; i++)
         batches = Numbers(args[++i]);
     else if (args[i] == "--contexts" && i + 1 < args.Length)
         contexts = Numbers(args[++i]);
-    else if (args[i] == "--stages" && i + 1 < args.Length)
-        stages = Numbers(args[++i]);
+    else if (args[i] == "--attention" && i + 1 < args.Length)
+        attention = [.. args[++i].Split(',').Select(t => t.Split('x')).Select(t => new DecodeTiling(Numbers(t[0])[0], Numbers(t[1])[0]))];
     else if (args[i] == "--carveout" && i + 1 < args.Length) // percent of a multiprocessor's memory that kernels ask to be shared memory; -1 leaves it to the driver
         CudaModule.SharedPercent = int.Parse(args[++i], CultureInfo.InvariantCulture);
     else if (args[i] == "--unverified")
@@ -69,7 +71,7 @@ using (device)
         (Small + "bf16", KvCacheType.F16, Close), (Small + "bf16", KvCacheType.F8_E4M3, Float8Cache), (Small + "bf16", KvCacheType.Int8, Bytes), (Small + "f16", KvCacheType.BF16, Close),
         (Small + "fp8", KvCacheType.F16, Bytes), (Small + "fp8-block", KvCacheType.F16, Bytes), (Small + "awq", KvCacheType.F16, Bytes), (Small + "gptq-int8", KvCacheType.F16, Bytes),
         (Small + "q4_0", KvCacheType.F16, Bytes), (Small + "q4_k_m", KvCacheType.F16, Bytes), (Small + "q8_0", KvCacheType.F16, Bytes));
-    NetworkRateCheck untuned = new("untuned network rate", models, batches, contexts, stages), speed = new("network rate", models, batches, contexts, stages);
+    NetworkRateCheck untuned = new("untuned network rate", models, batches, contexts, attention), speed = new("network rate", models, batches, contexts, attention);
     var memory = new NetworkMemoryCheck("synthetic:qwen2.5-1.5b:bf16", "synthetic:qwen2.5-1.5b:fp8", "synthetic:qwen2.5-1.5b:awq");
     var load = new LoadCheck("synthetic:qwen2.5-7b:bf16", "synthetic:qwen2.5-1.5b:f32", "synthetic:qwen2.5-1.5b:awq", "synthetic:qwen2.5-1.5b:q4_k_m");
 
@@ -98,7 +100,7 @@ return report.Failures == 0 ? 0 : 1;
 
 static int Usage()
 {
-    Console.Error.WriteLine("usage: Qwen.DeviceCheck FOLDER [--device N] [--only NAME,NAME] [--models A,B] [--batches N,N] [--contexts N,N] [--stages N,N] [--carveout N] [--unverified]");
+    Console.Error.WriteLine("usage: Qwen.DeviceCheck FOLDER [--device N] [--only NAME,NAME] [--models A,B] [--batches N,N] [--contexts N,N] [--attention WxS,WxS] [--carveout N] [--unverified]");
     return 2;
 }
 

@@ -24,10 +24,10 @@ internal sealed class AttentionCheck : ICheck
                 session.Case($"decode {cache}{(hasBias ? ", key bias" : "")}", () =>
                 {
                     using var data = new AttentionCase(session.Device, session.Stream, shape, [(0, 1), (699, 1), (0, 0), (63, 1), (300, 1)], seed: 1, decoded: kernels);
-                    foreach (int stages in cache is ElementType.BF16 or ElementType.E4M3 && !hasBias ? (int[])[0, 2] : [0])
+                    foreach (DecodeTiling tiling in cache is ElementType.BF16 or ElementType.E4M3 && !hasBias ? (DecodeTiling[])[DecodeTiling.Default, new(4, 2), new(8, 2)] : [DecodeTiling.Default])
                     {
                         session.Stream.Fill(data.Attended, 0xff, 4L * Heads * HeadDim * sizeof(ushort));
-                        var kernel = new DecodeAttentionKernel(kernels, shape, stages: stages);
+                        var kernel = new DecodeAttentionKernel(kernels, shape, tiling: tiling);
                         kernel.Launch(session.Stream, data.Qkv, data.Attended, data.Layer, data.Rotary, data.Decoding(4, 2, 0, 1, 3), data.TakeZeros(kernel.WorkspaceBytes));
                         NoDifference(data.Difference([0, 1, 2, 3, 4]));
                     }
@@ -61,8 +61,8 @@ internal sealed class AttentionCheck : ICheck
             return;
 
         // What else it could be: tiles through shared memory, and registers with as much L1 as the driver gives.
-        foreach ((int stages, int perMultiprocessor) in ((int, int)[])[(2, 3), (2, 2), (2, 1), (3, 2)])
-            Measure($", {stages} stages, {perMultiprocessor} blocks", new DecodeAttentionKernel(kernels, shape, session.Device.Info.Multiprocessors * perMultiprocessor, stages));
+        foreach ((DecodeTiling tiling, int perMultiprocessor) in ((DecodeTiling, int)[])[(new(4, 2), 3), (new(4, 2), 2), (new(4, 2), 1), (new(8, 0), 1), (new(8, 2), 1), (new(8, 3), 1)])
+            Measure($", {tiling}, {perMultiprocessor} blocks", new DecodeAttentionKernel(kernels, shape, session.Device.Info.Multiprocessors * perMultiprocessor, tiling));
         Measure(", registers, 2 blocks", new DecodeAttentionKernel(kernels, shape, session.Device.Info.Multiprocessors * 2));
         var registers = new DecodeAttentionKernel(kernels, shape);
         SetShared(-1);

@@ -1,6 +1,7 @@
 using System.Diagnostics;
 using System.Numerics.Tensors;
 using Qwen.Native.Device;
+using Qwen.Native.Kernels;
 using Qwen.Runtime.Backends;
 using Qwen.Runtime.Engine;
 using Qwen.Runtime.Sampling;
@@ -15,8 +16,8 @@ namespace Qwen.DeviceCheck.Checks;
 /// <param name="models">Models.</param>
 /// <param name="batches">Sequences that are continued side by side.</param>
 /// <param name="contexts">Tokens they hold before.</param>
-/// <param name="stages">Ways that decode attention reads its cache, to be compared; empty for what the engine does.</param>
-internal sealed class NetworkRateCheck(string name, string[] models, int[] batches, int[] contexts, int[] stages) : ICheck
+/// <param name="attention">Ways that blocks of decode attention share their work, to be compared; empty for what the engine does.</param>
+internal sealed class NetworkRateCheck(string name, string[] models, int[] batches, int[] contexts, DecodeTiling[] attention) : ICheck
 {
     private const int Steps = 40, MostTokens = 160 * 1024;
     private const double MostHostMicroseconds = 200;
@@ -32,12 +33,12 @@ internal sealed class NetworkRateCheck(string name, string[] models, int[] batch
         session.Note("to reach: BF16 decode at batch 1 85% of bandwidth, FP8 80%, 4 bits 75%; prefill 75% of the operation rate; 80% of the roofline at batch 32 and 256");
         foreach (string model in models)
         {
-            if (stages.Length == 0)
+            if (attention.Length == 0)
                 session.Case(model, () => Measure(session, model, new EngineOptions()));
-            foreach (int stage in stages)
+            foreach (DecodeTiling tiling in attention)
             {
-                session.Note($"decode attention with {stage} stages:");
-                session.Case($"{model}, {stage} stages", () => Measure(session, model, new EngineOptions { AttentionStages = stage }));
+                session.Note($"decode attention {tiling}:");
+                session.Case($"{model}, attention {tiling}", () => Measure(session, model, new EngineOptions { AttentionTiling = tiling }));
             }
         }
     }
@@ -59,7 +60,7 @@ internal sealed class NetworkRateCheck(string name, string[] models, int[] batch
                 session.Case($"{path}, {batch} x {context}", () => Measure(session, model, roofline, batch, context));
         }
 
-        foreach (int batch in stages.Length == 0 ? batches : [])
+        foreach (int batch in attention.Length == 0 ? batches : [])
         {
             foreach ((string name, SamplingOptions how) in ((string, SamplingOptions)[])[("greedy", new() { Temperature = 0 }), ("top-k 20, top-p 0.8", new() { Temperature = 0.7, TopK = 20, TopP = 0.8, Seed = 1 })])
                 session.Case($"{path}, engine, {batch} x {contexts[0]}, {name}", () => MeasureEngine(session, engine, batch, contexts[0], name, how));

@@ -17,18 +17,15 @@ namespace Qwen.Native.Kernels;
 /// </remarks>
 public sealed class DecodeAttentionKernel : Kernel
 {
-    /// <summary>Warps of a block, each with a tile of its own.</summary>
-    internal const int WarpCount = 4;
-
     private readonly AttentionShape _shape;
 
     /// <summary>Compiles it.</summary>
     /// <param name="cache">Where.</param>
     /// <param name="shape">What for.</param>
     /// <param name="blocks">Blocks of the grid; 0 for as many as the device holds at once.</param>
-    /// <param name="stages">Tiles of a warp that are on their way, to shared memory; 0 for one, to registers.</param>
-    public DecodeAttentionKernel(KernelCache cache, AttentionShape shape, int blocks = 0, int stages = 0)
-        : base(cache, Build(cache.Target, shape, stages))
+    /// <param name="tiling">How a block shares its work; null for the default.</param>
+    public DecodeAttentionKernel(KernelCache cache, AttentionShape shape, int blocks = 0, DecodeTiling? tiling = null)
+        : base(cache, Build(cache.Target, shape, tiling))
     {
         ArgumentOutOfRangeException.ThrowIfNegative(blocks);
         ArgumentOutOfRangeException.ThrowIfGreaterThan(blocks, DecodeMerge.MostBlocks);
@@ -45,18 +42,17 @@ public sealed class DecodeAttentionKernel : Kernel
     /// <summary>Bytes of workspace for so many blocks.</summary>
     public static long MaxWorkspaceBytes(AttentionShape shape, long blocks) => DecodeMerge.TicketBytes + (2 * blocks * DecodeMerge.PartBytes(shape));
 
-    /// <summary>Positions that a block takes at once.</summary>
-    internal static int RoundPositions(AttentionShape shape) => WarpCount * KvTile.Positions(shape);
-
     /// <summary>The kernel for a shape.</summary>
-    public static PtxKernel Build(PtxTarget target, AttentionShape shape, int stages = 0)
+    public static PtxKernel Build(PtxTarget target, AttentionShape shape, DecodeTiling? tiling = null)
     {
+        DecodeTiling chosen = tiling ?? DecodeTiling.Default;
+        (int warps, int stages) = chosen;
         shape.Check();
         ArgumentOutOfRangeException.ThrowIfEqual(stages, 1); // too small for the sums
         // Narrow heads: the compiler for sm_80 would rather spill than take more than 96 registers; 128 still leave 16 warps a multiprocessor. With key biases it would
         // rather than take more than 168.
         int blocks = shape is { HeadDim: <= 64, Group: <= 8 } && shape.Cache.Bytes() == 2 ? 4 : shape.HasKeyBias ? 2 : 0;
-        var k = new PtxBuilder(target, $"decode_attention_{shape.Name}{(stages > 0 ? $"_stages{stages}" : "")}", WarpCount * 32, blocks);
+        var k = new PtxBuilder(target, $"decode_attention_{shape.Name}{(chosen == DecodeTiling.Default ? "" : $"_{chosen}")}", warps * 32, blocks * 4 / warps);
         new Emission(k, new DecodeArguments(k), shape, stages).Emit();
         return k.Build();
     }
@@ -106,17 +102,20 @@ public sealed class DecodeAttentionKernel : Kernel
             _maxima = [.. Enumerable.Range(0, _queryTiles).Select(_ => k.Variable<F32>())];
             _weights = [.. Enumerable.Range(0, _queryTiles).Select(_ => k.Variable<F32>())];
             _sums = [.. Enumerable.Range(0, _tile.ValueTiles).Select(_ => Enumerable.Range(0, _queryTiles).Select(_ => Enumerable.Range(0, 4).Select(_ => k.Variable<F32>()).ToArray()).ToArray())];
-            _sharedMaxima = k.AllocateShared(WarpCount * 16 * sizeof(float));
-            _sharedWeights = k.AllocateShared((WarpCount + 1) * 16 * sizeof(float)); // the last row: of the block
-            _sharedSums = stages > 0 ? _tile.Ring : k.AllocateShared(WarpCount * SumsBytes); // the ring is free when sums are final, and large enough
+            _sharedMaxima = k.AllocateShared(k.Warps * 16 * sizeof(float));
+            _sharedWeights = k.AllocateShared((k.Warps + 1) * 16 * sizeof(float)); // the last row: of the block
+            _sharedSums = stages > 0 ? _tile.Ring : k.AllocateShared(k.Warps * SumsBytes); // the ring is free when sums are final, and large enough
             _merge = new DecodeMerge(k, shape, arguments.Workspace);
             _token = new NewToken(k, arguments, shape);
             k.LetNextKernelStart(); // so that it prefetches its weights meanwhile: all blocks of this one run by then
-            _schedule = new DecodeSchedule(k, arguments, shape, RoundPositions(shape), k.GridX);
+            _schedule = new DecodeSchedule(k, arguments, shape, RoundPositions, k.GridX);
         }
 
         // One float more a row, so that rows lie in different banks.
         private int SumsRowBytes => (_shape.HeadDim + 1) * sizeof(float);
+
+        // Positions that the block takes at once.
+        private int RoundPositions => k.Warps * KvTile.Positions(_shape);
 
         // From a warp's sums to the next's.
         private int SumsBytes => _stages > 0 ? _tile.RingBytes : _shape.Group * SumsRowBytes;
@@ -177,7 +176,7 @@ public sealed class DecodeAttentionKernel : Kernel
         /// <summary>Starts to load this warp's first tile of a run of rounds; the sequence's blocks, the tile's first position, and where the run ends.</summary>
         private (Global Table, U32 Position, U32 Stop) Begin(DecodeSchedule.Place place, U32 rounds)
         {
-            int roundPositions = RoundPositions(_shape), positions = KvTile.Positions(_shape);
+            int roundPositions = RoundPositions, positions = KvTile.Positions(_shape);
             Global table = _arguments.BlockTables.At(place.Sequence, _arguments.BlocksPerSequence * sizeof(int));
             U32 start = ((place.From / roundPositions) + place.Round) * roundPositions;
             U32 stop = k.Min(start + (rounds * roundPositions), place.To);
@@ -220,7 +219,7 @@ public sealed class DecodeAttentionKernel : Kernel
             foreach (F32 sum in _sums.SelectMany(s => s).SelectMany(s => s))
                 k.Set(sum, 0f);
 
-            int roundPositions = RoundPositions(_shape);
+            int roundPositions = RoundPositions;
             using (k.While(() => position < stop))
             {
                 if (_stages > 0)
@@ -393,14 +392,14 @@ public sealed class DecodeAttentionKernel : Kernel
             using (k.If(k.Thread < _shape.Group))
             {
                 F32 maximum = MaximumOfWarps(k.Thread), weight = 0f;
-                for (int w = 0; w < WarpCount; w++)
+                for (int w = 0; w < k.Warps; w++)
                 {
                     F32 ofWarp = k.Load<F32>(_sharedWeights.At(k.Thread, sizeof(float)) + (w * 16 * sizeof(float)));
                     F32 shrunk = ofWarp * k.Exp2(k.Load<F32>(_sharedMaxima.At(k.Thread, sizeof(float)) + (w * 16 * sizeof(float))) - maximum);
                     weight = w == 0 ? shrunk : weight + shrunk;
                 }
 
-                k.Store(_sharedWeights.At(k.Thread, sizeof(float)) + (WarpCount * 16 * sizeof(float)), weight);
+                k.Store(_sharedWeights.At(k.Thread, sizeof(float)) + (k.Warps * 16 * sizeof(float)), weight);
                 k.Store(_merge.Maximum(part, k.Thread), maximum, !whole);
                 k.Store(_merge.Weight(part, k.Thread), weight, !whole);
             }
@@ -416,12 +415,12 @@ public sealed class DecodeAttentionKernel : Kernel
                 for (int c = 0; c < 2; c++)
                 {
                     sum[c] = k.Load<F32>(at + (c * sizeof(float)));
-                    for (int w = 1; w < WarpCount; w++)
+                    for (int w = 1; w < k.Warps; w++)
                         sum[c] += k.Load<F32>(at + ((w * SumsBytes) + (c * sizeof(float))));
                 }
 
                 k.StoreVector<F32>(part.At(index, 2 * sizeof(float)), sum, !whole);
-                F32 inverse = k.Reciprocal(k.Load<F32>(_sharedWeights.At(query, sizeof(float)) + (WarpCount * 16 * sizeof(float))));
+                F32 inverse = k.Reciprocal(k.Load<F32>(_sharedWeights.At(query, sizeof(float)) + (k.Warps * 16 * sizeof(float))));
                 k.Store(rows.At(index, 2 * sizeof(ushort)), k.Pack(_shape.Type, sum[0] * inverse, sum[1] * inverse).AsU32, whole);
             }
 
@@ -437,7 +436,7 @@ public sealed class DecodeAttentionKernel : Kernel
         private F32 MaximumOfWarps(U32 query)
         {
             F32 maximum = k.Load<F32>(_sharedMaxima.At(query, sizeof(float)));
-            for (int w = 1; w < WarpCount; w++)
+            for (int w = 1; w < k.Warps; w++)
                 maximum = k.Max(maximum, k.Load<F32>(_sharedMaxima.At(query, sizeof(float)) + (w * 16 * sizeof(float))));
             return maximum;
         }

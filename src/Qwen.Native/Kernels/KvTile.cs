@@ -36,7 +36,7 @@ internal sealed class KvTile
         (_k, _arguments, _shape, _stages) = (k, arguments, shape, stages);
         if (stages > 0)
         {
-            Ring = k.AllocateShared(DecodeAttentionKernel.WarpCount * RingBytes);
+            Ring = k.AllocateShared(k.Warps * RingBytes);
             _ring = Ring + (k.Warp * RingBytes);
             _slot = k.Variable<U32>(0);
         }

@@ -1,4 +1,5 @@
 using Qwen.Native.Device;
+using Qwen.Native.Kernels;
 using Qwen.Runtime.Backends;
 using Qwen.Runtime.Models;
 using Qwen.Runtime.Speculation;
@@ -81,7 +82,7 @@ public sealed record EngineOptions
     internal bool SamplesOnHost { get; init; }
 
     /// <summary>How a GPU's decode attention reads its cache: for comparison.</summary>
-    internal int AttentionStages { get; init; }
+    internal DecodeTiling AttentionTiling { get; init; } = DecodeTiling.Default;
 
     /// <summary>Most rows of logits in a step: one for each sequence and each guess, and a few more for prompts whose log-probabilities are wanted.</summary>
     internal int MaxLogitRows => Math.Min(Math.Max(MaxSequences * (1 + (Speculation?.Tokens ?? 0)), 64), MaxBatchedTokens);

@@ -110,7 +110,7 @@ public sealed class DecodeAttentionKernelTests
             using var cache = new KernelCache(device);
             using IDeviceStream stream = device.CreateStream();
             using var data = new AttentionCase(device, stream, shape, [(299, 1), (70, 1)], seed: 5, decoded: cache);
-            Launch(cache, stream, shape, data, [0, 1], blocks: 6, stages: 0);
+            Launch(cache, stream, shape, data, [0, 1], blocks: 6, DecodeTiling.Default);
             byte[] result = new byte[2 * 8 * 64 * sizeof(ushort)];
             unsafe
             {
@@ -159,20 +159,20 @@ public sealed class DecodeAttentionKernelTests
         int[] served = [.. Enumerable.Range(0, lengths.Length)];
         new Random(seed).Shuffle(served);
 
-        foreach (int stages in (int[])[0, 2, 3])
+        foreach (DecodeTiling tiling in (DecodeTiling[])[DecodeTiling.Default, new(4, 2), new(4, 3), new(8, 0), new(8, 2)])
         {
-            if (DecodeAttentionKernel.WarpCount * stages * 2 * KvTile.Positions(shape) * shape.RowBytes > (shape.HasKeyBias ? 40 : 90) << 10)
+            if (tiling.Warps * tiling.Stages * 2 * KvTile.Positions(shape) * shape.RowBytes > ((sm == 90 ? 190 : 90) - (shape.HasKeyBias ? 50 : 0)) << 10)
                 continue; // more than some devices have
             stream.Fill(data.Attended, 0xff, (long)Math.Max(1, lengths.Count(length => length > 0)) * shape.Heads * shape.HeadDim * sizeof(ushort));
-            Launch(cache, stream, shape, data, served, blocks, stages);
+            Launch(cache, stream, shape, data, served, blocks, tiling);
 
             Assert.Null(data.Difference(served));
         }
     }
 
-    private static void Launch(KernelCache cache, IDeviceStream stream, AttentionShape shape, AttentionCase data, int[] served, int blocks, int stages)
+    private static void Launch(KernelCache cache, IDeviceStream stream, AttentionShape shape, AttentionCase data, int[] served, int blocks, DecodeTiling tiling)
     {
-        var kernel = new DecodeAttentionKernel(cache, shape, blocks, stages);
+        var kernel = new DecodeAttentionKernel(cache, shape, blocks, tiling);
         kernel.Launch(stream, data.Qkv, data.Attended, data.Layer, data.Rotary, data.Decoding(served), data.TakeZeros(kernel.WorkspaceBytes));
         stream.Synchronize();
     }

@@ -191,7 +191,7 @@ internal sealed unsafe class CudaBackend : IBackend
         KvLayerPointers cache = _cache.Layer(layer.Layer);
         RotaryPointers rotary = RotaryOf(layer);
         if (_step.DecodingCount > 0)
-            _ops!.Decode(shape, _settings.AttentionStages).Launch(_ops.Stream, Pointer(qkv), Pointer(attended), cache, rotary, _step.Decoding, _attention);
+            _ops!.Decode(shape, _settings.AttentionTiling ?? DecodeTiling.Default).Launch(_ops.Stream, Pointer(qkv), Pointer(attended), cache, rotary, _step.Decoding, _attention);
         if (_step.PrefillingCount > 0)
         {
             KeyBiasPointers bias = shape.HasKeyBias ? new KeyBiasPointers(rotary.KeyBias, rotary.Rotations) : default;

@@ -20,7 +20,7 @@ internal sealed class CudaOps(IDevice device, ElementType type, int rows) : IDis
     private readonly Dictionary<(ElementType, int), TensorScaleKernel> _tensorScale = [];
     private readonly Dictionary<(ElementType, int, MatmulScale), QuantizeKernel> _quantize = [];
     private readonly Dictionary<AttentionShape, RopeAndStoreKernel> _rope = [];
-    private readonly Dictionary<(AttentionShape, int), DecodeAttentionKernel> _decode = [];
+    private readonly Dictionary<(AttentionShape, DecodeTiling), DecodeAttentionKernel> _decode = [];
     private readonly Dictionary<AttentionShape, PrefillAttentionKernel> _prefill = [];
     private readonly Dictionary<(PackedProduct, GemvTiling), PackedGemvKernel> _gemv = [];
     private readonly Dictionary<(DenseProduct, GemvTiling), DenseGemvKernel> _denseGemv = [];
@@ -82,7 +82,7 @@ internal sealed class CudaOps(IDevice device, ElementType type, int rows) : IDis
 
     public RopeAndStoreKernel RopeAndStore(in AttentionShape shape) => Get(_rope, shape, static (cache, shape) => new RopeAndStoreKernel(cache, shape.RopeAndStore));
 
-    public DecodeAttentionKernel Decode(in AttentionShape shape, int stages) => Get(_decode, (shape, stages), static (cache, key) => new DecodeAttentionKernel(cache, key.Item1, stages: key.Item2));
+    public DecodeAttentionKernel Decode(in AttentionShape shape, DecodeTiling tiling) => Get(_decode, (shape, tiling), static (cache, key) => new DecodeAttentionKernel(cache, key.Item1, tiling: key.Item2));
 
     public PrefillAttentionKernel Prefill(in AttentionShape shape) => Get(_prefill, shape, static (cache, shape) => new PrefillAttentionKernel(cache, shape));
 

@@ -14,8 +14,8 @@ namespace Qwen.Runtime.Backends.Cuda;
 /// <param name="MaxSequences">Most sequences in a step.</param>
 /// <param name="MaxPositions">Longest sequence.</param>
 /// <param name="BlockSize">Tokens of a block of the KV cache.</param>
-/// <param name="AttentionStages">How decode attention reads its cache: see <see cref="DecodeAttentionKernel"/>.</param>
-internal sealed record CudaSettings(ModelConfig Config, ElementType Type, int MaxTokens, int MaxSequences, int MaxPositions, int BlockSize, int AttentionStages = 0)
+/// <param name="AttentionTiling">How decode attention shares its work; null for the default.</param>
+internal sealed record CudaSettings(ModelConfig Config, ElementType Type, int MaxTokens, int MaxSequences, int MaxPositions, int BlockSize, DecodeTiling? AttentionTiling = null)
 {
     /// <summary>Rows of activations: padding included, and a multiple of 8.</summary>
     public int Rows => (Math.Max(MaxTokens, MaxSequences) + 7) / 8 * 8;
@@ -47,7 +47,7 @@ internal sealed record CudaSettings(ModelConfig Config, ElementType Type, int Ma
         bool isFloat16 = options.GpuPrecision == GpuPrecision.Auto
             ? checkpoint.Tensors.Values.Any(t => t.Type == TensorType.F16) && !checkpoint.Tensors.Values.Any(t => t.Type == TensorType.BF16)
             : options.GpuPrecision == GpuPrecision.Float16;
-        return new CudaSettings(config, isFloat16 ? ElementType.F16 : ElementType.BF16, options.MaxBatchedTokens, options.MaxSequences, maxPositions, options.BlockSize, options.AttentionStages);
+        return new CudaSettings(config, isFloat16 ? ElementType.F16 : ElementType.BF16, options.MaxBatchedTokens, options.MaxSequences, maxPositions, options.BlockSize, options.AttentionTiling);
     }
 }
 
