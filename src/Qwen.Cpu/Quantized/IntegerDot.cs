@@ -16,10 +16,10 @@ internal static unsafe class IntegerDot
         where TFormat : struct, IQuantizedFormat
     {
         if (TFormat.SubBlock == 16)
-            return Avx512BW.IsSupported ? Of16Columns512<TFormat>(blocks, x, wide) : Of16Columns<TFormat>(blocks, x);
+            return Avx512BW.IsSupported ? Of16Columns512<TFormat>(blocks, x, wide) : Of16Columns<TFormat>(blocks, x, wide);
         if (Avx512BW.IsSupported)
             return Of32Columns512<TFormat>(blocks, x, wide);
-        return Vector512.Create(Of32Columns<TFormat>(blocks, x, 0), Of32Columns<TFormat>(blocks, x, 8));
+        return Vector512.Create(Of32Columns<TFormat>(blocks, x, wide, 0), Of32Columns<TFormat>(blocks, x, wide, 8));
     }
 
     /// <summary>Whether two products of a code and an activation fit an int16, so that VPMADDUBSW cannot saturate.</summary>
@@ -40,35 +40,27 @@ internal static unsafe class IntegerDot
         if (AvxVnni.IsSupported)
             return AvxVnni.MultiplyWideningAndAdd(Vector256<int>.Zero, codes, x);
         if (Avx2.IsSupported)
-        {
-            if (PairsFitInt16<TFormat>())
-                return Avx2.MultiplyAddAdjacent(Avx2.MultiplyAddAdjacent(codes, x), Vector256<short>.One);
-            Vector256<byte> nibble = Vector256.Create((byte)0x0F);
-            Vector256<short> units = Avx2.MultiplyAddAdjacent(codes & nibble, x);
-            Vector256<short> sixteens = Avx2.MultiplyAddAdjacent((codes.AsUInt16() >> 4).AsByte() & nibble, x);
-            return Avx2.MultiplyAddAdjacent(units, Vector256<short>.One) + Avx2.MultiplyAddAdjacent(sixteens, Vector256.Create((short)16));
-        }
-
+            return Avx2.MultiplyAddAdjacent(Avx2.MultiplyAddAdjacent(codes, x), Vector256<short>.One);
         return Vector256.Create(Portable(codes.GetLower(), x.GetLower()), Portable(codes.GetUpper(), x.GetUpper()));
     }
 
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    private static Vector256<int> Of32Columns<TFormat>(byte* blocks, sbyte* x, int first)
+    private static Vector256<int> Of32Columns<TFormat>(byte* blocks, sbyte* x, short* wide, int first)
         where TFormat : struct, IQuantizedFormat
     {
         Vector256<int> a = QuadSums(
-            Group<TFormat>(blocks, x, first), Group<TFormat>(blocks, x, first + 1), Group<TFormat>(blocks, x, first + 2), Group<TFormat>(blocks, x, first + 3));
+            Group<TFormat>(blocks, x, wide, first), Group<TFormat>(blocks, x, wide, first + 1), Group<TFormat>(blocks, x, wide, first + 2), Group<TFormat>(blocks, x, wide, first + 3));
         Vector256<int> b = QuadSums(
-            Group<TFormat>(blocks, x, first + 4), Group<TFormat>(blocks, x, first + 5), Group<TFormat>(blocks, x, first + 6), Group<TFormat>(blocks, x, first + 7));
+            Group<TFormat>(blocks, x, wide, first + 4), Group<TFormat>(blocks, x, wide, first + 5), Group<TFormat>(blocks, x, wide, first + 6), Group<TFormat>(blocks, x, wide, first + 7));
         return Vector256.Create(a.GetLower(), b.GetLower()) + Vector256.Create(a.GetUpper(), b.GetUpper());
     }
 
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    private static Vector512<int> Of16Columns<TFormat>(byte* blocks, sbyte* x)
+    private static Vector512<int> Of16Columns<TFormat>(byte* blocks, sbyte* x, short* wide)
         where TFormat : struct, IQuantizedFormat
     {
-        Vector256<int> a = QuadSums(Group<TFormat>(blocks, x, 0), Group<TFormat>(blocks, x, 1), Group<TFormat>(blocks, x, 2), Group<TFormat>(blocks, x, 3));
-        Vector256<int> b = QuadSums(Group<TFormat>(blocks, x, 4), Group<TFormat>(blocks, x, 5), Group<TFormat>(blocks, x, 6), Group<TFormat>(blocks, x, 7));
+        Vector256<int> a = QuadSums(Group<TFormat>(blocks, x, wide, 0), Group<TFormat>(blocks, x, wide, 1), Group<TFormat>(blocks, x, wide, 2), Group<TFormat>(blocks, x, wide, 3));
+        Vector256<int> b = QuadSums(Group<TFormat>(blocks, x, wide, 4), Group<TFormat>(blocks, x, wide, 5), Group<TFormat>(blocks, x, wide, 6), Group<TFormat>(blocks, x, wide, 7));
         Vector256<int> interleave = Vector256.Create(0, 4, 1, 5, 2, 6, 3, 7);
         return Vector512.Create(Vector256.Shuffle(a, interleave), Vector256.Shuffle(b, interleave));
     }
@@ -92,9 +84,16 @@ internal static unsafe class IntegerDot
 
     /// <summary>The products of a group of 32 columns in 8 lanes, as <see cref="Partial"/> leaves them.</summary>
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    private static Vector256<int> Group<TFormat>(byte* blocks, sbyte* x, int group)
-        where TFormat : struct, IQuantizedFormat =>
-        Partial<TFormat>(TFormat.Codes(blocks, group), Vector256.Load(x + (32 * group)));
+    private static Vector256<int> Group<TFormat>(byte* blocks, sbyte* x, short* wide, int group)
+        where TFormat : struct, IQuantizedFormat
+    {
+        Vector256<byte> codes = TFormat.Codes(blocks, group);
+        if (!PanelDot.HasWords || PairsFitInt16<TFormat>())
+            return Partial<TFormat>(codes, Vector256.Load(x + (32 * group)));
+        short* even = wide + (group / 2 * 2 * QuantizedActivations.WordRun) + (group % 2 * 16);
+        return Avx2.MultiplyAddAdjacent(codes.AsInt16() & Vector256.Create((short)0xFF), Vector256.Load(even))
+            + Avx2.MultiplyAddAdjacent(codes.AsInt16() >>> 8, Vector256.Load(even + QuantizedActivations.WordRun));
+    }
 
     /// <summary>The sums of each 16 columns of four pairs of groups: in each 128-bit lane, one of each pair.</summary>
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
@@ -115,7 +114,7 @@ internal static unsafe class IntegerDot
         return Pairs(Avx512F.UnpackLow(ab.AsInt64(), cd.AsInt64()).AsInt16() + Avx512F.UnpackHigh(ab.AsInt64(), cd.AsInt64()).AsInt16());
 
         [MethodImpl(MethodImplOptions.AggressiveInlining)]
-        Vector512<int> Vnni(int i) => Lanes.Join(Group<TFormat>(blocks, x, 2 * i), Group<TFormat>(blocks, x, (2 * i) + 1));
+        Vector512<int> Vnni(int i) => Lanes.Join(Group<TFormat>(blocks, x, wide, 2 * i), Group<TFormat>(blocks, x, wide, (2 * i) + 1));
 
         [MethodImpl(MethodImplOptions.AggressiveInlining)]
         Vector512<int> Words(int i)
