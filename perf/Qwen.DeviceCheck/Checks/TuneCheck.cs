@@ -123,8 +123,12 @@ internal sealed class TuneCheck : ICheck
         (int Warps, int Blocks)[] shapes = many ? [(4, 3), (4, 4), (4, 5), (4, 6), (4, 8), (8, 2), (8, 3), (8, 4)] : [(4, 5), (4, 6), (4, 8), (8, 2), (8, 3), (8, 4), (16, 1), (16, 2)];
         foreach ((int warps, int blocks) in shapes)
         {
-            if (weights.MayUseRegisters && warps * blocks == 16)
-                yield return new GemvTiling(part.Gated ? 2 : 1, warps, 0, blocks);
+            foreach (int rowTiles in (int[])(weights.MayUseRegisters && warps * blocks == 16 ? [1, 2] : []))
+            {
+                if (rowTiles == 2 || !part.Gated)
+                    yield return new GemvTiling(rowTiles, warps, 0, blocks);
+            }
+
             foreach (int slots in (int[])[3, 4, 5, 6, 8])
             {
                 var tiling = new GemvTiling(part.Gated ? 2 : 1, warps, slots, blocks, Turns: warps * blocks <= 20 ? 2 : 1);

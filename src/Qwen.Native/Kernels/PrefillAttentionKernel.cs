@@ -122,9 +122,9 @@ public sealed class PrefillAttentionKernel : Kernel
 /// <param name="IsPersistent">Whether there are only as many blocks of warp groups as multiprocessors, each of which goes on with other rows where it ends with some.</param>
 public readonly record struct PrefillTiling(int Positions, bool UsesWarpGroups = false, bool TakesTurns = false, bool HoldsQueries = false, bool IsPersistent = false)
 {
-    /// <summary>The fastest for a target, as far as measured.</summary>
+    /// <summary>The one for a target. Caches of bytes keep to products of warps until those of warp groups have been seen to be right on hardware.</summary>
     public static PrefillTiling For(PtxTarget target, AttentionShape shape) =>
-        target.Has(PtxFeature.WarpGroupMma) && shape.Cache.Bytes() <= 2 && shape.HeadDim is 64 or 128 ? new PrefillTiling(128, UsesWarpGroups: true, TakesTurns: true) : OfWarps(shape);
+        target.Has(PtxFeature.WarpGroupMma) && shape.Cache.Bytes() == 2 && shape.HeadDim is 64 or 128 ? new PrefillTiling(128, UsesWarpGroups: true, TakesTurns: true) : OfWarps(shape);
 
     /// <summary>
     /// With products of warps. There are half as many positions where wide rows, or what is staged beside them, need the room (99 KB

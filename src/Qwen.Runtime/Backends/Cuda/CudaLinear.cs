@@ -169,7 +169,7 @@ internal sealed class Float8Linear : CudaLinear
 
     public override long ByteCount => (long)Inputs * Outputs;
 
-    public override MatmulScale InputScale(CudaOps ops, int rows) => rows > ops.MostFewRows && _activationScale != MatmulScale.Tensor ? _activationScale : MatmulScale.None;
+    public override MatmulScale InputScale(CudaOps ops, int rows) => rows > ops.MostFewRows(_weightScale) && _activationScale != MatmulScale.Tensor ? _activationScale : MatmulScale.None;
 
     /// <summary>Takes matrices of 8-bit floats that the library multiplies by on this device; null for others.</summary>
     public static unsafe Float8Linear? TryLoad(CudaLoader loader, IReadOnlyList<StoredMatrix> matrices, CudaBias biases)
@@ -202,7 +202,7 @@ internal sealed class Float8Linear : CudaLinear
 
     public override void Multiply(CudaOps ops, DevicePointer x, DevicePointer y, ElementType result, int rows, bool accumulate, in FusedNormArguments norm = default)
     {
-        if (rows <= ops.MostFewRows)
+        if (rows <= ops.MostFewRows(_weightScale))
         {
             MultiplyFew(ops, new DenseProduct(ElementType.E4M3, ops.Type, result, _weightScale, accumulate), _codes, _scales, x, y, rows, norm);
             return;
@@ -234,7 +234,7 @@ internal sealed class Float8Linear : CudaLinear
 
     public override void MultiplyGated(CudaOps ops, DevicePointer x, DevicePointer gateUp, DevicePointer y, int rows, in FusedNormArguments norm)
     {
-        if (rows <= ops.MostFewRows)
+        if (rows <= ops.MostFewRows(_weightScale))
             MultiplyFew(ops, new DenseProduct(ElementType.E4M3, ops.Type, ops.Type, _weightScale, Gated: true), _codes, _scales, x, y, rows, norm);
         else
             base.MultiplyGated(ops, x, gateUp, y, rows, norm);

@@ -52,10 +52,10 @@ internal sealed class CudaOps(IDevice device, ElementType type, int rows) : IDis
     public DevicePointer PartialSums { get; set; }
 
     /// <summary>
-    /// Rows up to which dense weights are multiplied by our own kernels. Those for more than a few need products of warp groups to be ahead of the matrix
-    /// library, which reads 16-bit weights at 75% of the bandwidth there, and 8-bit ones at 45% (H200).
+    /// Rows up to which E4M3 codes are multiplied by our own kernels. Those for more than a few need products of warp groups to be ahead of the matrix
+    /// library; on an H200 they are up to 32 rows with scales per output, and up to 16 per block.
     /// </summary>
-    public int MostFewRows => _cache.Target.Has(PtxFeature.WarpGroupMma) ? 64 : DenseGemvKernel.MostTokens;
+    public int MostFewRows(MatmulScale scale) => !_cache.Target.Has(PtxFeature.WarpGroupMma) ? DenseGemvKernel.MostTokens : scale == MatmulScale.Block128 ? 16 : 32;
 
     /// <summary>Room for packed weights as a dense matrix.</summary>
     public DevicePointer Unpacked { get; set; }
