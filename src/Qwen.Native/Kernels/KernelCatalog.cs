@@ -35,7 +35,7 @@ public static class KernelCatalog
                 {
                     var shape = new AttentionShape(type, stored, heads, kvHeads, headDim, 16, HasKeyBias: !hasQkNorm && stored.Bytes() == 1);
                     yield return DecodeAttentionKernel.Build(target, shape with { HasQkNorm = hasQkNorm });
-                    if (stored != ElementType.F32)
+                    if (stored != ElementType.F32 && target.Sm >= 90) // others have no shared memory for it
                         yield return DecodeAttentionKernel.Build(target, shape with { HasQkNorm = hasQkNorm }, new DecodeTiling(8, 2));
                     yield return PrefillAttentionKernel.Build(target, shape);
                     yield return PrefillAttentionKernel.BuildShort(target, shape);

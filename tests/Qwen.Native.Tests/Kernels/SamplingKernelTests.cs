@@ -124,7 +124,7 @@ public sealed class SamplingKernelTests
     {
         using var machine = new KernelMachine();
         const int Rows = 2;
-        float[] logits = [.. machine.Values(ElementType.F32, Rows * vocabulary, 20).Select(logit => MathF.Round(logit))]; // many equals
+        float[] logits = [.. machine.Values(ElementType.F32, Rows * vocabulary, 20).Select(logit => MathF.Round(logit) + 0f)]; // many equals
         int[] tokens = [vocabulary - 1, -3];
         DeviceBuffer chosen = machine.Buffer<float>(0f, 7f), topTokens = machine.Empty(ElementType.S32, Math.Max(Rows * most, 1)), top = machine.Empty(ElementType.F32, Math.Max(Rows * most, 1));
 
@@ -181,6 +181,19 @@ public sealed class SamplingKernelTests
             int[] allowed = [.. ((double[])[-1, 0, 1]).SelectMany(nudge => Draw(logits[i], filter, uniforms[i], nudge * 2e-5)).Distinct()];
             Assert.True(allowed.Contains(drawn[i]), $"seed {machine.Seed}, row {i}: {filter} with {uniforms[i]:g17} of {vocabulary} draws {drawn[i]}, not {string.Join(" or ", allowed)}.");
         }
+    }
+
+    /// <summary>0 and -0 weigh the same: the lower id comes first, as on the host.</summary>
+    [Fact]
+    public void Sample_OrdersZerosOfBothSignsById()
+    {
+        using var machine = new KernelMachine(seed: 3);
+        float[] logits = [-0f, 0f, -0f, 0f];
+        SamplingRow[] rows = [.. Enumerable.Range(0, 4).Select(i => new SamplingRow(1, 4, 0.9999f, 0, (i + 0.5) / 4))];
+        DeviceBuffer tokens = machine.Empty(ElementType.S32, rows.Length);
+        new SampleKernels(machine.Cache, logits.Length).Launch(
+            machine.Stream, machine.Buffer<float>([.. rows.SelectMany(_ => logits)]).Pointer, machine.Buffer<SamplingRow>(rows).Pointer, tokens.Pointer, machine.Buffer<byte>(new byte[rows.Length * SampleKernels.ScratchBytes]).Pointer, rows.Length);
+        machine.AssertEqual<int>([0, 1, 2, 3], machine.Read<int>(tokens), "tokens");
     }
 
     [Fact]

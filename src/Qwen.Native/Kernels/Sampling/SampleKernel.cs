@@ -75,7 +75,7 @@ internal sealed class SampleKernel(KernelCache cache, int vocabulary, int? strid
                         using (_k.If(_k.Lane.Is(0)))
                             _k.Set(place, _k.AtomicAdd(row.Listed, _k.PopulationCount(votes)));
                         place = _k.ShuffleFrom(place, 0) + _k.PopulationCount(votes & _k.LanesBefore);
-                        _k.Store(row.List.At(place, sizeof(ulong)), _drawn.Row.KeyOf(logit, token), isWanted & (place < Room));
+                        _k.Store(row.List.At(place, sizeof(ulong)), OrderOf(logit, token), isWanted & (place < Room));
                     }
                 },
                 part: (_k.BlockY, _k.GridY));
@@ -224,7 +224,7 @@ internal sealed class SampleKernel(KernelCache cache, int vocabulary, int? strid
         private void ForEachToken(Action<U64> visit) => _drawn.Row.Scan((logit, token) =>
         {
             using (_k.If(_drawn.Place(logit).Passes))
-                visit(~_drawn.Row.KeyOf(logit, token));
+                visit(~OrderOf(logit, token));
         });
 
         private (U64 Mass, U32 Bin) Place(U64 key)
@@ -246,5 +246,8 @@ internal sealed class SampleKernel(KernelCache cache, int vocabulary, int? strid
 
             _k.Store(_drawn.Scratch.Listed, zero, _k.Thread.Is(0));
         }
+
+        // By weight, then by id: 0 and -0 weigh the same.
+        private U64 OrderOf(F32 logit, U32 token) => _drawn.Row.KeyOf(logit + 0f, token);
     }
 }
