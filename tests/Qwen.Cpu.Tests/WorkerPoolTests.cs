@@ -76,7 +76,8 @@ public sealed unsafe class WorkerPoolTests
         using WorkerPool pool = new(2);
         using NativeBuffer<int> counts = new(64);
         using NativeBuffer<int> workers = new(1);
-        ThrowJob bad = default;
+        using NativeBuffer<int> thrown = new(1);
+        ThrowJob bad = new(thrown.Pointer);
         Assert.Throws<InvalidOperationException>(() => pool.Run(ref bad, 1_000_000));
         CountJob good = new(counts.Pointer, workers.Pointer);
         pool.Run(ref good, 64);
@@ -134,12 +135,20 @@ public sealed unsafe class WorkerPoolTests
         }
     }
 
-    private readonly struct ThrowJob : IJob
+    /// <summary>The caller's first item throws. The others wait for that, so that there is one left for the caller, however late it comes.</summary>
+    private readonly struct ThrowJob(int* thrown) : IJob
     {
         public void Execute(int from, int to, int worker)
         {
             if (worker == 0)
+            {
+                Volatile.Write(ref *thrown, 1);
                 throw new InvalidOperationException();
+            }
+
+            SpinWait spin = default;
+            while (Volatile.Read(ref *thrown) == 0)
+                spin.SpinOnce();
         }
     }
 }
