@@ -88,51 +88,10 @@ public sealed class DenseGemmKernelTests
 
     private static void Check(KernelMachine machine, DenseProduct product, GemmTiling tiling, int outputs, int inputs, int tokens)
     {
-        string what = $"seed {machine.Seed}, {machine.Cache.Target}, {product}, {tiling}, [{tokens}, {inputs}] -> {outputs}";
-        int results = product.Gated ? outputs / 2 : outputs, scaleStride = ((inputs + 127) / 128 + 3) / 4 * 4;
-        float[] w = machine.Values(product.Weights, outputs * inputs), x = machine.Values(product.Activations, tokens * inputs, 1 / Math.Sqrt(inputs));
-        float[] scales = [.. machine.Values(ElementType.F32, Math.Max(outputs, (outputs + 127) / 128 * scaleStride)).Select(value => value + 2)];
-        float[] bias = machine.Values(ElementType.F32, outputs), before = machine.Values(ElementType.F32, tokens * results);
+        using var data = new DenseProductCase(machine, product, outputs, inputs, tokens);
         var kernel = new DenseGemmKernel(machine.Cache, product, tiling);
-        using DeviceBuffer weights = machine.Buffer(product.Weights, w), scaleBuffer = machine.Buffer(ElementType.F32, scales), input = machine.Buffer(product.Activations, x), biasBuffer = machine.Buffer(ElementType.F32, bias);
-        using DeviceBuffer y = product.Accumulate ? machine.Buffer(ElementType.F32, before) : machine.Empty(product.Result, tokens * results), workspace = Workspace(machine, kernel, outputs, inputs, tokens);
-        kernel.Launch(machine.Stream, weights.Pointer, scaleBuffer.Pointer, input.Pointer, product.Bias ? biasBuffer.Pointer : default, y.Pointer, outputs, inputs, tokens, workspace.Pointer);
-        float[] actual = machine.Read(product.Result, y);
-        for (int token = 0; token < tokens; token++)
-        {
-            for (int o = 0; o < results; o++)
-            {
-                (double value, double size) = Sum(token, o);
-                if (product.Gated)
-                {
-                    (double up, double upSize) = Sum(token, o + results);
-                    double gate = value / (1 + Math.Exp(-value));
-                    (value, size) = (gate * up, (size * (Math.Abs(up) + 1)) + (Math.Abs(gate) * upSize));
-                }
-
-                int at = (token * results) + o;
-                value += product.Accumulate ? before[at] : 0;
-                double tolerance = (4e-6 * (size + Math.Abs(value))) + (product.Result == ElementType.F32 ? 0 : TypedValues.Tolerance(product.Result) * Math.Abs(value));
-                Assert.True(Math.Abs(actual[at] - value) <= tolerance, $"{what}: y[{token}, {o}] is {actual[at]:g9}, not {value:g9}");
-            }
-        }
-
-        (double Value, double Size) Sum(int token, int row)
-        {
-            double value = product.Bias ? bias[row] : 0, size = Math.Abs(value);
-            for (int i = 0; i < inputs; i++)
-            {
-                double term = w[(row * inputs) + i] * (double)x[(token * inputs) + i] * product.Scale switch
-                {
-                    MatmulScale.None => 1,
-                    MatmulScale.Tensor => scales[0],
-                    MatmulScale.Row => scales[row],
-                    _ => scales[(row / 128 * scaleStride) + (i / 128)],
-                };
-                (value, size) = (value + term, size + Math.Abs(term));
-            }
-
-            return (value, size);
-        }
+        using DeviceBuffer workspace = Workspace(machine, kernel, outputs, inputs, tokens);
+        kernel.Launch(machine.Stream, data.Weights, data.Scales, data.X, data.Bias, data.Y, outputs, inputs, tokens, workspace.Pointer);
+        data.Check(tiling);
     }
 }

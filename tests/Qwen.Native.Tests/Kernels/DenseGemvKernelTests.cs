@@ -27,8 +27,8 @@ public sealed class DenseGemvKernelTests
         foreach ((ElementType result, bool accumulate) in ((ElementType, bool)[])[(activations, false), (ElementType.F32, false), (ElementType.F32, true)])
         {
             var product = new DenseProduct(weights, activations, result, scale, accumulate, Bias: machine.Random.Next(2) == 0);
-            foreach (int rowTiles in (int[])[1, 2])
-                Check(machine, product, Tiling(machine.Random, rowTiles), machine.Random.Next(1, 13) * 8, machine.Random.Next(1, 90) * 16, machine.Random.Next(1, 9));
+            foreach (GemvTiling tiling in (GemvTiling[])[.. Tilings(machine.Random, 1), .. Tilings(machine.Random, 2)])
+                Check(machine, product, tiling, machine.Random.Next(1, 13) * 8, machine.Random.Next(1, 90) * 16, machine.Random.Next(1, 9));
         }
     }
 
@@ -39,7 +39,8 @@ public sealed class DenseGemvKernelTests
         using var machine = new KernelMachine(multiprocessors: 2);
         int multiple = scale == MatmulScale.Block128 ? 128 : 8;
         var product = new DenseProduct(weights, activations, activations, scale, Bias: machine.Random.Next(2) == 0, Gated: true);
-        Check(machine, product, Tiling(machine.Random, 2), 2 * multiple * machine.Random.Next(1, 128 / multiple + 1), machine.Random.Next(1, 40) * 16, machine.Random.Next(1, 9));
+        foreach (GemvTiling tiling in Tilings(machine.Random, 2))
+            Check(machine, product, tiling, 2 * multiple * machine.Random.Next(1, 128 / multiple + 1), machine.Random.Next(1, 40) * 16, machine.Random.Next(1, 9));
     }
 
     [Theory]
@@ -65,19 +66,24 @@ public sealed class DenseGemvKernelTests
         using var machine = new KernelMachine(computeCapability);
         foreach (ElementType type in _types)
         {
-            Check(machine, new DenseProduct(type, type, type, Bias: true), new GemvTiling(1, 8, 3, 1), 32, 288, 3);
-            Check(machine, new DenseProduct(ElementType.E4M3, type, ElementType.F32, MatmulScale.Row, Accumulate: true), new GemvTiling(2, 4, 3, 1), 48, 272, 3);
+            foreach (int slots in (int[])[3, 0])
+            {
+                Check(machine, new DenseProduct(type, type, type, Bias: true), new GemvTiling(1, 8, slots, 1), 32, 288, 3);
+                Check(machine, new DenseProduct(ElementType.E4M3, type, ElementType.F32, MatmulScale.Row, Accumulate: true), new GemvTiling(2, 4, slots, 1), 48, 272, 3);
+            }
         }
     }
 
-    [Fact]
-    public void Codes_AreExact()
+    [Theory]
+    [InlineData(3)]
+    [InlineData(0)]
+    public void Codes_AreExact(int slots)
     {
         using var machine = new KernelMachine();
         foreach (ElementType type in _types)
         {
             // Each row of W is all codes times ones of x at one place: the result is the code's value.
-            var kernel = new DenseGemvKernel(machine.Cache, new DenseProduct(ElementType.E4M3, type, ElementType.F32), new GemvTiling(1, 4, 3, 1));
+            var kernel = new DenseGemvKernel(machine.Cache, new DenseProduct(ElementType.E4M3, type, ElementType.F32), new GemvTiling(1, 4, slots, 1));
             byte[] codes = [.. Enumerable.Range(0, 256).SelectMany(code => Enumerable.Repeat((byte)((code & 0x7f) == 0x7f ? 0 : code), 16))];
             float[] x = [.. Enumerable.Range(0, 16).Select(i => i == 13 ? 1f : 0)];
             using DeviceBuffer w = machine.Buffer<byte>(codes), ones = machine.Buffer(type, x), y = machine.Empty(ElementType.F32, 256);
@@ -86,12 +92,14 @@ public sealed class DenseGemvKernelTests
         }
     }
 
-    [Fact]
-    public void AToken_HasTheSameBitsAloneAsAmongEight()
+    [Theory]
+    [InlineData(3)]
+    [InlineData(0)]
+    public void AToken_HasTheSameBitsAloneAsAmongEight(int slots)
     {
         using var machine = new KernelMachine();
         const int Outputs = 48, Inputs = 1424;
-        var kernel = new DenseGemvKernel(machine.Cache, new DenseProduct(ElementType.BF16, ElementType.BF16, ElementType.F32), new GemvTiling(1, 4, 3, 1));
+        var kernel = new DenseGemvKernel(machine.Cache, new DenseProduct(ElementType.BF16, ElementType.BF16, ElementType.F32), new GemvTiling(1, 4, slots, 1));
         using DeviceBuffer w = machine.Buffer(ElementType.BF16, machine.Values(ElementType.BF16, Outputs * Inputs)), x = machine.Buffer(ElementType.BF16, machine.Values(ElementType.BF16, 8 * Inputs));
         using DeviceBuffer all = machine.Empty(ElementType.F32, 8 * Outputs), one = machine.Empty(ElementType.F32, Outputs);
         kernel.Launch(machine.Stream, w.Pointer, default, x.Pointer, default, all.Pointer, Outputs, Inputs, 8);
@@ -118,60 +126,21 @@ public sealed class DenseGemvKernelTests
         Assert.Throws<ArgumentOutOfRangeException>(() => (product with { Scale = MatmulScale.RowGroup128 }).Check());
     }
 
-    private static GemvTiling Tiling(Random random, int rowTiles)
+    /// <summary>Weights by way of a ring in shared memory, and, as the engine has it, straight to registers.</summary>
+    private static GemvTiling[] Tilings(Random random, int rowTiles)
     {
         int warps = 4 << random.Next(3);
-        if (random.Next(4) == 0)
-            return new GemvTiling(rowTiles, warps, 0, 16 / warps);
-        return new GemvTiling(rowTiles, warps, random.Next(2, Math.Max(3, Math.Min(7, 48 / warps / rowTiles))), random.Next(1, 3), random.Next(1, 4), random.Next(1, 4)); // 2 KB a unit and row tile, up to 128 KB
+        return
+        [
+            new(rowTiles, warps, random.Next(2, Math.Max(3, Math.Min(7, 48 / warps / rowTiles))), random.Next(1, 3), random.Next(1, 4), random.Next(1, 4)), // 2 KB a unit and row tile, up to 128 KB
+            new(rowTiles, warps, 0, 16 / warps),
+        ];
     }
 
     private static void Check(KernelMachine machine, DenseProduct product, GemvTiling tiling, int outputs, int inputs, int tokens)
     {
-        string what = $"{product}, {tiling}, [{tokens}, {inputs}] -> {outputs}";
-        int results = product.Gated ? outputs / 2 : outputs, scaleStride = ((inputs + 127) / 128 + 3) / 4 * 4;
-        float[] w = machine.Values(product.Weights, outputs * inputs), x = machine.Values(product.Activations, tokens * inputs, 1 / Math.Sqrt(inputs));
-        float[] scales = [.. machine.Values(ElementType.F32, Math.Max(outputs, (outputs + 127) / 128 * scaleStride)).Select(value => value + 2)];
-        float[] bias = machine.Values(ElementType.F32, outputs), before = machine.Values(ElementType.F32, tokens * results);
-        using DeviceBuffer weights = machine.Buffer(product.Weights, w), scaleBuffer = machine.Buffer(ElementType.F32, scales), input = machine.Buffer(product.Activations, x), biasBuffer = machine.Buffer(ElementType.F32, bias);
-        using DeviceBuffer y = product.Accumulate ? machine.Buffer(ElementType.F32, before) : machine.Empty(product.Result, tokens * results);
-        new DenseGemvKernel(machine.Cache, product, tiling).Launch(machine.Stream, weights.Pointer, scaleBuffer.Pointer, input.Pointer, product.Bias ? biasBuffer.Pointer : default, y.Pointer, outputs, inputs, tokens);
-        float[] actual = machine.Read(product.Result, y);
-        for (int token = 0; token < tokens; token++)
-        {
-            for (int o = 0; o < results; o++)
-            {
-                (double value, double size) = Sum(token, o);
-                if (product.Gated)
-                {
-                    (double up, double upSize) = Sum(token, o + results);
-                    double gate = value / (1 + Math.Exp(-value));
-                    (value, size) = (gate * up, (size * (Math.Abs(up) + 1)) + (Math.Abs(gate) * upSize));
-                }
-
-                int at = (token * results) + o;
-                value += product.Accumulate ? before[at] : 0;
-                double tolerance = (4e-6 * (size + Math.Abs(value))) + (product.Result == ElementType.F32 ? 0 : TypedValues.Tolerance(product.Result) * Math.Abs(value));
-                Assert.True(Math.Abs(actual[at] - value) <= tolerance, $"seed {machine.Seed}, {what}: y[{token}, {o}] is {actual[at]:g9}, not {value:g9}");
-            }
-        }
-
-        (double Value, double Size) Sum(int token, int row)
-        {
-            double value = 0, size = 0;
-            for (int i = 0; i < inputs; i++)
-            {
-                double term = w[(row * inputs) + i] * (double)x[(token * inputs) + i] * product.Scale switch
-                {
-                    MatmulScale.None => 1,
-                    MatmulScale.Tensor => scales[0],
-                    MatmulScale.Row => scales[row],
-                    _ => scales[(row / 128 * scaleStride) + (i / 128)],
-                };
-                (value, size) = (value + term, size + Math.Abs(term));
-            }
-
-            return (value + (product.Bias ? bias[row] : 0), size + Math.Abs(bias[row]));
-        }
+        using var data = new DenseProductCase(machine, product, outputs, inputs, tokens);
+        new DenseGemvKernel(machine.Cache, product, tiling).Launch(machine.Stream, data.Weights, data.Scales, data.X, data.Bias, data.Y, outputs, inputs, tokens);
+        data.Check(tiling);
     }
 }
