@@ -85,9 +85,6 @@ internal static unsafe class FloatTile
 {
     public const int Rows = 4;
 
-    /// <summary>Floats of a tile's sums at rest.</summary>
-    public const int SumsLength = Rows * 5 * 16;
-
     /// <summary>4 x 5 sums fill 20 of AVX-512's 32 registers (with 4 x 6, the JIT puts four of them on the stack in every step); with 4 x 1, AVX2 fills 8 of 16.</summary>
     public static int Vectors<TLanes>() => typeof(TLanes) == typeof(Lanes512) ? 5 : 1;
 

@@ -9,8 +9,8 @@ internal static unsafe class KeyScores
 
     /// <summary>scores[r, j] = dot(queries[r], keys[j]) in the order of <see cref="FloatRows"/>.</summary>
     /// <remarks>
-    /// Tiles of 4 keys x 4 queries rather than <see cref="FloatTile"/>'s 4 x 6: a group of 7 heads is two of them with one row to spare, in
-    /// place of a full one and a nearly empty one; and heads are so short that what a tile does besides its loop counts.
+    /// Tiles of 4 keys x 4 queries rather than <see cref="FloatTile"/>'s 4 x 5: a group of 7 heads is two of them with one row to spare, in
+    /// place of a full one and a half empty one; and heads are so short that what a tile does besides its loop counts.
     /// </remarks>
     /// <param name="keys">Keys.</param>
     /// <param name="queries">Queries.</param>

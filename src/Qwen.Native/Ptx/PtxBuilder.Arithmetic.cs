@@ -62,9 +62,6 @@ public sealed partial class PtxBuilder
     /// <summary>1 / a, approximately (1 unit in the last place).</summary>
     public F32 Reciprocal(F32 a) => Instruction<F32>("rcp.approx.ftz.f32", a.Operand);
 
-    /// <summary>sqrt(a), rounded correctly.</summary>
-    public F32 SquareRoot(F32 a) => Instruction<F32>("sqrt.rn.f32", a.Operand);
-
     /// <summary>a / b, approximately (2 units in the last place).</summary>
     public F32 Divide(F32 a, F32 b) => Instruction<F32>("div.approx.ftz.f32", a.Operand, b.Operand);
 
@@ -87,9 +84,6 @@ public sealed partial class PtxBuilder
     /// <summary>a * b in 64 bits.</summary>
     public U64 MultiplyWide(U32 a, U32 b) => Instruction<U64>("mul.wide.u32", a.Operand, b.Operand);
 
-    /// <summary>a * b + c in 64 bits.</summary>
-    public U64 MultiplyAddWide(U32 a, U32 b, U64 c) => Instruction<U64>("mad.wide.u32", a.Operand, b.Operand, c.Operand);
-
     /// <summary>Any bitwise function of three words: bit (a&lt;&lt;2 | b&lt;&lt;1 | c) of <paramref name="table"/>. (a &amp; b) | c is 0xEA.</summary>
     public U32 Lop3(U32 a, U32 b, U32 c, byte table) => Instruction<U32>("lop3.b32", a.Operand, b.Operand, c.Operand, Operand.Constant((uint)table));
 
@@ -102,17 +96,8 @@ public sealed partial class PtxBuilder
     /// <summary>Some bits of a word, sign-extended.</summary>
     public S32 SignedBitField(U32 a, U32 from, U32 bits) => Instruction<S32>("bfe.s32", a.Operand, from.Operand, bits.Operand);
 
-    /// <summary>(high:low) &gt;&gt; bits, low word.</summary>
-    public U32 FunnelShiftRight(U32 low, U32 high, U32 bits) => Instruction<U32>("shf.r.wrap.b32", low.Operand, high.Operand, bits.Operand);
-
     /// <summary>Bits that are set.</summary>
     public U32 PopulationCount(U32 a) => Instruction<U32>("popc.b32", a.Operand);
-
-    /// <summary>Zeros above the highest set bit.</summary>
-    public U32 LeadingZeros(U32 a) => Instruction<U32>("clz.b32", a.Operand);
-
-    /// <summary>c + the sum of the products of four signed bytes.</summary>
-    public S32 Dot4(U32 a, U32 b, S32 c) => Instruction<S32>("dp4a.s32.s32", a.Operand, b.Operand, c.Operand);
 
     /// <summary>a * b + c of two 16-bit floats each, rounded once.</summary>
     public Half2 Fma(Half2 a, Half2 b, Half2 c) => new(Instruction<U32>($"fma.rn.{Name(a.Kind)}x2", a.Operand, b.Operand, c.Operand).Operand, a.Kind);

@@ -45,13 +45,6 @@ public sealed partial class PtxBuilder
         Line("fence.proxy.async.shared::cta;");
     }
 
-    /// <summary>Arrives, and says that the copy engine will bring so many bytes.</summary>
-    public void ArriveExpecting(Shared barrier, U32 bytes, Pred? when = null)
-    {
-        Require(PtxFeature.BulkCopy);
-        Line($"{Guard(when)}mbarrier.arrive.expect_tx.shared.b64 _, {barrier}, {bytes.Operand};");
-    }
-
     /// <summary>Arrives.</summary>
     public void Arrive(Shared barrier, Pred? when = null)
     {
@@ -67,12 +60,5 @@ public sealed partial class PtxBuilder
         Label(again);
         Line($"mbarrier.try_wait.parity.shared.b64 {done.Operand}, {barrier}, {parity.Operand};");
         Line($"@!{done.Operand} bra {again};");
-    }
-
-    /// <summary>The copy engine brings consecutive bytes: sizes and addresses are multiples of 16. One thread.</summary>
-    public void CopyBulk(Shared to, Global from, U32 bytes, Shared barrier, Pred? when = null)
-    {
-        Require(PtxFeature.BulkCopy);
-        Line($"{Guard(when)}cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes {to}, {from}, {bytes.Operand}, {barrier};");
     }
 }

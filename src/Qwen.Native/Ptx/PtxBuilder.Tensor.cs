@@ -6,7 +6,6 @@ namespace Qwen.Native.Ptx;
 /// Matrix fragments. With g = lane / 4 and t = lane % 4 (PTX ISA, "Matrix fragments for mma"):
 /// m16n8k16: A register r holds row g + 8(r &amp; 1), columns 2t + 8(r >> 1) and the next; B register r holds rows 2t + 8r and the next of column g;
 /// C and D float r is at row g + 8(r >> 1), column 2t + (r &amp; 1).
-/// m16n8k32 of bytes: A register r holds row g + 8(r &amp; 1), columns 4t + 16(r >> 1) and three more; B register r rows 4t + 16r and three more of column g.
 /// </content>
 public sealed partial class PtxBuilder
 {
@@ -17,17 +16,6 @@ public sealed partial class PtxBuilder
     /// <param name="b">Two registers.</param>
     public void Mma(ElementType kind, ReadOnlySpan<F32> sum, ReadOnlySpan<U32> a, ReadOnlySpan<U32> b) =>
         Line($"mma.sync.aligned.m16n8k16.row.col.f32.{Name(kind)}.{Name(kind)}.f32 {List(sum)}, {List(a)}, {List(b)}, {List(sum)};");
-
-    /// <summary>sum[16, 8] += a[16, 32] * b[32, 8] of E4M3 or E5M2, in place, sums in F32.</summary>
-    public void MmaFloat8(ElementType kind, ReadOnlySpan<F32> sum, ReadOnlySpan<U32> a, ReadOnlySpan<U32> b)
-    {
-        Require(PtxFeature.Float8Mma);
-        Line($"mma.sync.aligned.m16n8k32.row.col.f32.{Name(kind)}.{Name(kind)}.f32 {List(sum)}, {List(a)}, {List(b)}, {List(sum)};");
-    }
-
-    /// <summary>sum[16, 8] += a[16, 32] * b[32, 8] of signed bytes, in place.</summary>
-    public void MmaBytes(ReadOnlySpan<S32> sum, ReadOnlySpan<U32> a, ReadOnlySpan<U32> b) =>
-        Line($"mma.sync.aligned.m16n8k32.row.col.s32.s8.s8.s32 {List(sum)}, {List(a)}, {List(b)}, {List(sum)};");
 
     /// <summary>
     /// Loads 8x8 matrices of 16-bit elements: lane L gives the address of row L % 8 (16 bytes) of matrix L / 8, and gets in register j the elements

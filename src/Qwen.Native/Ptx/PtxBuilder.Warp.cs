@@ -28,10 +28,6 @@ public sealed partial class PtxBuilder
     public T ShuffleXor<T>(T value, int mask)
         where T : struct, IRegister<T> => Shuffle(value, "bfly", Operand.Constant(mask), 31);
 
-    /// <summary>The value of the lane <paramref name="delta"/> further on; its own, where there is none.</summary>
-    public T ShuffleDown<T>(T value, int delta)
-        where T : struct, IRegister<T> => Shuffle(value, "down", Operand.Constant(delta), 31);
-
     /// <summary>The value of the lane <paramref name="delta"/> before; its own, where there is none.</summary>
     public T ShuffleUp<T>(T value, int delta)
         where T : struct, IRegister<T> => Shuffle(value, "up", Operand.Constant(delta), 0);

@@ -81,8 +81,8 @@ public sealed record EngineOptions
     /// <summary>Brings logits to the host to choose tokens, though the backend could choose them itself: for comparison.</summary>
     internal bool SamplesOnHost { get; init; }
 
-    /// <summary>How a GPU's decode attention reads its cache: for comparison.</summary>
-    internal DecodeTiling AttentionTiling { get; init; } = DecodeTiling.Default;
+    /// <summary>How a GPU's decode attention reads its cache, null for its own choice: for comparison.</summary>
+    internal DecodeTiling? AttentionTiling { get; init; }
 
     /// <summary>Most rows of logits in a step: one for each sequence and each guess, and a few more for prompts whose log-probabilities are wanted.</summary>
     internal int MaxLogitRows => Math.Min(Math.Max(MaxSequences * (1 + (Speculation?.Tokens ?? 0)), 64), MaxBatchedTokens);

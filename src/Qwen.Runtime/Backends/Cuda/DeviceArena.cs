@@ -21,9 +21,6 @@ internal sealed class DeviceArena : IDisposable
     /// <summary>Bytes handed out.</summary>
     public long Used { get; private set; }
 
-    /// <summary>It only counts: its addresses are not memory.</summary>
-    public bool IsMeasure => _memory is null;
-
     /// <summary>An arena that counts.</summary>
     public static DeviceArena Measure() => new(null, new DevicePointer(Alignment), long.MaxValue);
 
